@@ -1,0 +1,95 @@
+"""Fold constants, drop what does nothing, fuse batch norms: by ONNX Runtime, and checked.
+
+ONNX Runtime's basic optimizations keep to standard operators and keep node names, and it is a
+dependency already; see docs/decisions/0003-clean-with-onnxruntime.md.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onchip.errors import ToolError, UnsupportedError
+from onchip.graph.read import Model
+from onchip.graph.run import Runner, reason
+
+TOLERANCE = 1e-3  # of the largest output value; float32 sums in another order
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The simpler model and how far its outputs are from the original's (relative)."""
+
+    model: Model
+    difference: float
+
+
+def clean(model: Model) -> Cleaned:
+    """Return the same network, simpler.
+
+    Raises:
+        UnsupportedError: ONNX Runtime does not know the graph.
+        ToolError: the simpler graph computes something else.
+    """
+    proto = _optimize(model.bytes)
+    wanted = {o.domain: o.version for o in model.proto.opset_import}
+    used = {n.domain for n in proto.graph.node} | {""}
+    del proto.opset_import[:]
+    proto.opset_import.extend(
+        onnx.helper.make_opsetid(d, v) for d, v in wanted.items() if d in used or d == "ai.onnx"
+    )
+    _name_nodes(proto)
+    cleaned = model.changed(proto)
+    return Cleaned(cleaned, _compare(model, cleaned))
+
+
+def _optimize(data: bytes) -> onnx.ModelProto:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clean.onnx"
+        options.optimized_model_filepath = str(path)
+        try:
+            ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+            raise UnsupportedError(
+                f"ONNX Runtime does not take the model: {reason(error)}",
+                "check the export: python -m onnxruntime.tools.check_onnx_model_mobile_usability",
+            ) from error
+        return onnx.load(path)
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Give a name to nodes that have none, so that every node can be pointed at."""
+    taken = {n.name for n in proto.graph.node}
+    for node in proto.graph.node:
+        if not node.name:
+            name = f"{node.op_type}_{node.output[0]}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+
+
+def _compare(before: Model, after: Model) -> float:
+    tensor = before.noise(0)
+    first, second = Runner(before.bytes).run(tensor), Runner(after.bytes).run(tensor)
+    worst = 0.0
+    for a, b in zip(first, second, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if a.shape != b.shape:
+            raise ToolError("cleaning the graph changed the shape of an output")
+        if a.size:
+            worst = max(worst, float(np.abs(a - b).max() / (np.abs(a).max() + 1e-9)))
+    # selections (top-k, NMS) may order equal scores differently; they are proven at the cut
+    if worst > TOLERANCE and not _selects(before):
+        raise ToolError(f"cleaning the graph changed its outputs by {worst:.2%}")
+    return worst
+
+
+def _selects(model: Model) -> bool:
+    return any(n.op_type in ("TopK", "NonMaxSuppression") for n in model.proto.graph.node)

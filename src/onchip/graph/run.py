@@ -1,0 +1,54 @@
+"""Run a float graph on this machine with ONNX Runtime: the reference for everything else."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from onchip.errors import ToolError
+
+Array = npt.NDArray[np.float32]
+
+
+class Runner:
+    """A graph ready to run. Calling it is safe from several threads at once.
+
+    Args:
+        data: the serialized ONNX graph.
+        threads: how many threads one call may use; 0 for one per core.
+        optimize: False runs every node as it is written.
+    """
+
+    def __init__(self, data: bytes, threads: int = 0, optimize: bool = True) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = ort.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+            raise ToolError(f"ONNX Runtime cannot load the graph: {reason(error)}") from error
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> dict[str, Array]:
+        """Return every output, by name."""
+        return dict(zip(self.outputs, self.run(tensor), strict=True))
+
+    def run(self, tensor: npt.NDArray[np.generic]) -> Sequence[Array]:
+        """Return every output, in the graph's order."""
+        try:
+            found: Sequence[Array] = self._session.run(None, {self._input: tensor})
+        except Exception as error:  # noqa: BLE001
+            raise ToolError(f"ONNX Runtime cannot run the graph: {reason(error)}") from error
+        return found
+
+
+def reason(error: Exception) -> str:
+    """Return the last line of a foreign error: the part that says what happened."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

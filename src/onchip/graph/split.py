@@ -1,0 +1,64 @@
+"""Give boxes and classes a convolution each where one made both, so that each has its own scale.
+
+Exact: the output channels of a convolution do not depend on each other.
+"""
+
+import numpy as np
+import onnx
+from msgspec.structs import replace
+from onnx import TensorProto, helper, numpy_helper
+
+from onchip.graph.prove import Cut
+from onchip.spec import HeadTensor
+
+
+def split_ends(cut: Cut) -> Cut:
+    """Return the same cut with one end layer per part of the head."""
+    shared = {t.name for t in cut.head.tensors if _parts(cut, t.name) > 1}
+    splittable = {n for n in shared if cut.model.producers[n].op_type == "Conv"}
+    if not splittable:
+        return cut
+    proto = onnx.ModelProto()
+    proto.CopyFrom(cut.model.proto)
+    graph = proto.graph
+    nodes = [n for n in graph.node if n.output[0] not in splittable]
+    tensors: list[HeadTensor] = []
+    for tensor in cut.head.tensors:
+        if tensor.name not in splittable:
+            tensors.append(tensor)
+            continue
+        node, weights = _slice(cut, tensor)
+        nodes.append(node)
+        graph.initializer.extend(weights)
+        tensors.append(replace(tensor, name=node.output[0], start=0, stop=tensor.channels))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    outputs = [o for o in graph.output if o.name not in splittable]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    for tensor in tensors:
+        if tensor.name not in {o.name for o in outputs}:
+            graph.output.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, None))
+    return replace_cut(cut, proto, tuple(tensors))
+
+
+def replace_cut(cut: Cut, proto: onnx.ModelProto, tensors: tuple[HeadTensor, ...]) -> Cut:
+    """Return the cut with another graph and head tensors; its proof stands."""
+    return Cut(cut.model.changed(proto), replace(cut.head, tensors=tensors), cut.proof)
+
+
+def _parts(cut: Cut, name: str) -> int:
+    return sum(t.name == name for t in cut.head.tensors)
+
+
+def _slice(cut: Cut, tensor: HeadTensor) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    node = onnx.NodeProto()
+    node.CopyFrom(cut.model.producers[tensor.name])
+    node.name = f"{node.name}/{tensor.role}"
+    node.output[0] = f"{tensor.name}/{tensor.role}"
+    made = []
+    for index in range(1, len(node.input)):
+        values = np.asarray(cut.model.constants[node.input[index]])[tensor.start : tensor.stop]
+        node.input[index] = f"{node.name}/{index}"
+        made.append(numpy_helper.from_array(values, node.input[index]))
+    return node, made

@@ -1,0 +1,151 @@
+"""A plan becomes a QDQ graph: standard ONNX that any runtime can run, and that says every scale.
+
+Producers are renamed, so that each tensor's own name is its value after rounding:
+`conv -> T/float -> QuantizeLinear -> T/codes -> DequantizeLinear -> T`.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onchip.graph.read import Model
+from onchip.quantize import weights as rounding
+from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
+from onchip.quantize.regions import CLAMPS, Regions
+
+
+def emit(model: Model, regions: Regions, plan: QuantPlan, *, raw_input: bool) -> onnx.ModelProto:
+    """Write a plan as a QDQ graph.
+
+    Args:
+        model: the cut float graph.
+        regions: how it divides on the chip, as the plan was made with.
+        plan: the decision.
+        raw_input: the graph takes uint8 pixels; its input's scale must be theirs.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    tensors = {t.name: t for t in plan.tensors}
+    layers = {x.node: x for x in plan.layers if x.precision == "int8"}
+    nodes: list[onnx.NodeProto] = []
+    made: list[onnx.TensorProto] = []
+    entry = graph.input[0].name
+    if entry in tensors:
+        nodes += _enter(entry, tensors[entry], plan, made, raw_input)
+        if raw_input:
+            graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    for node in _without_clamps(model, regions):
+        _rename(node.input, {entry: f"{entry}/values"} if entry in tensors else {})
+        if node.name in layers:
+            nodes += _weights(node, model, plan, layers[node.name], made)
+        made_here = [o for o in node.output if o in tensors]
+        _rename(node.output, {o: f"{o}/float" for o in made_here})
+        nodes.append(node)
+        for name in made_here:
+            nodes += _round(name, f"{name}/float", name, tensors[name], plan, made)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(made)
+    _drop_unused(graph)
+    del graph.value_info[:]
+    return proto
+
+
+def _rename(names: "list[str]", new: dict[str, str]) -> None:
+    for index, name in enumerate(names):
+        names[index] = new.get(name, name)
+
+
+def _without_clamps(model: Model, regions: Regions) -> list[onnx.NodeProto]:
+    """Copy the nodes, leaving out activations that the range of their output already is."""
+    dropped = {
+        x.members[1]: x
+        for x in regions.layers
+        if x.activation in CLAMPS and x.node in regions.integer
+    }
+    outputs = {x.raw: x.output for x in dropped.values()}
+    copies = []
+    for node in model.proto.graph.node:
+        if node.name in dropped:
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        _rename(copy.output, outputs)
+        copies.append(copy)
+    return copies
+
+
+def _enter(
+    name: str, tensor: TensorPlan, plan: QuantPlan, made: list[onnx.TensorProto], raw: bool
+) -> list[onnx.NodeProto]:
+    pair = _round(name, name, f"{name}/values", tensor, plan, made)
+    if not raw:
+        return pair
+    del pair[0]
+    pair[0].input[0] = name
+    return pair
+
+
+def _round(
+    name: str,
+    source: str,
+    target: str,
+    tensor: TensorPlan,
+    plan: QuantPlan,
+    made: list[onnx.TensorProto],
+) -> list[onnx.NodeProto]:
+    kind = np.int8 if plan.quant.activation_signed else np.uint8
+    scale, zero = f"{name}/scale", f"{name}/zero"
+    made.append(numpy_helper.from_array(np.asarray(tensor.scale, np.float32), scale))
+    made.append(numpy_helper.from_array(np.asarray(tensor.zero, kind), zero))
+    codes = f"{name}/codes"
+    return [
+        helper.make_node("QuantizeLinear", [source, scale, zero], [codes], f"{name}/quantize"),
+        helper.make_node("DequantizeLinear", [codes, scale, zero], [target], f"{name}/dequantize"),
+    ]
+
+
+def _weights(
+    node: onnx.NodeProto,
+    model: Model,
+    plan: QuantPlan,
+    layer: LayerPlan,
+    made: list[onnx.TensorProto],
+) -> list[onnx.NodeProto]:
+    """Replace a layer's float weight and bias by codes and their dequantization."""
+    values = np.asarray(model.constants[node.input[1]], np.float32)
+    scales = np.asarray(layer.scales, np.float32)
+    data = node.input[0].removesuffix("/values")
+    step = next(t.scale for t in plan.tensors if t.name == data)
+    shift = np.asarray(layer.bias_shift or np.zeros(len(scales)), np.float64)
+    bias = -shift
+    if len(node.input) > 2 and node.input[2]:
+        bias = np.asarray(model.constants[node.input[2]], np.float64) - shift
+    bias_scales = (np.float32(step) * scales).astype(np.float32)
+    limit = (1 << 31) - 1
+    bias_codes = np.clip(np.rint(bias / bias_scales), -limit, limit).astype(np.int32)
+    codes = rounding.codes(values, scales, plan.quant)
+    weight_name, bias_name = f"{node.name}/weight", f"{node.name}/bias"
+    pairs: list[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.float32]]] = [
+        (weight_name, codes, scales),
+        (bias_name, bias_codes, bias_scales),
+    ]
+    found = []
+    for name, array, scale in pairs:
+        made.append(numpy_helper.from_array(array, f"{name}/codes"))
+        made.append(numpy_helper.from_array(scale, f"{name}/scale"))
+        made.append(numpy_helper.from_array(np.zeros(len(scale), array.dtype), f"{name}/zero"))
+        inputs = [f"{name}/{part}" for part in ("codes", "scale", "zero")]
+        found.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}/dequantize", axis=0))
+    del node.input[1:]
+    node.input.extend([weight_name, bias_name])
+    return found
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

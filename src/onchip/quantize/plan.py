@@ -1,0 +1,174 @@
+"""The quantization plan: every scale, zero point and precision, decided before anything is built."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from onchip.graph.read import Model
+from onchip.quantize import weights as rounding
+from onchip.quantize.correct import bias_shift, channel_means
+from onchip.quantize.observe import Stats
+from onchip.quantize.ranges import Range, choose, fit
+from onchip.quantize.regions import Layer, Regions
+from onchip.spec import InputSpec, QuantSpec
+
+
+class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor's codes: `value = (code - zero) * scale`."""
+
+    name: str
+    scale: float
+    zero: int
+    sqnr_db: float
+    group: str  # the tensor whose range it shares; its own name where it has one of its own
+
+
+class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One layer's precision, with the weight scales (per output channel) and bias correction."""
+
+    node: str
+    precision: str  # "int8" or "float32"
+    reason: str
+    scales: tuple[float, ...] = ()
+    bias_shift: tuple[float, ...] = ()
+
+
+class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network becomes integers on one chip, and why."""
+
+    quant: QuantSpec
+    images: int
+    tensors: tuple[TensorPlan, ...]
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """Nodes of the layers that stay in float."""
+        return tuple(x.node for x in self.layers if x.precision != "int8")
+
+    def describe(self) -> str:
+        """The plan as text: one line per layer and per tensor."""
+        lines = [f"calibrated on {self.images} images, {self.quant.bits}-bit codes", ""]
+        width = max((len(x.node) for x in self.layers), default=4)
+        lines += [f"{x.node:<{width}}  {x.precision:<8} {x.reason}".rstrip() for x in self.layers]
+        width = max((len(t.name) for t in self.tensors), default=4)
+        lines += ["", f"{'tensor':<{width}}  {'scale':>10}  zero  {'SQNR dB':>8}  shares"]
+        lines += [
+            f"{t.name:<{width}}  {t.scale:>10.3g}  {t.zero:>4}  {t.sqnr_db:>8.1f}  "
+            f"{t.group if t.group != t.name else ''}".rstrip()
+            for t in self.tensors
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(
+    model: Model,
+    regions: Regions,
+    seen: Mapping[str, Stats],
+    quant: QuantSpec,
+    spec: InputSpec,
+    *,
+    images: int,
+    reasons: Mapping[str, str] | None = None,
+) -> QuantPlan:
+    """Decide scales, zero points and bias corrections.
+
+    Args:
+        model: the cut graph.
+        regions: how it divides on the chip.
+        seen: what was observed of its tensors.
+        quant: the chip's arithmetic.
+        spec: the input; one with uniform pixels is coded by the pixels themselves.
+        images: how many images were observed.
+        reasons: why a layer stays in float, by node.
+    """
+    ranges = _ranges(model, regions, seen, quant, spec)
+    tensors = tuple(
+        TensorPlan(
+            name=t,
+            scale=ranges[regions.groups[t]].scale,
+            zero=ranges[regions.groups[t]].zero,
+            sqnr_db=ranges[regions.groups[t]].sqnr_db,
+            group=regions.groups[t],
+        )
+        for t in regions.tensors
+    )
+    layers = tuple(_layer_plan(x, model, regions, seen, quant, reasons or {}) for x in regions.layers)
+    return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)
+
+
+def _ranges(
+    model: Model,
+    regions: Regions,
+    seen: Mapping[str, Stats],
+    quant: QuantSpec,
+    spec: InputSpec,
+) -> dict[str, Range]:
+    members: dict[str, list[str]] = {}
+    for tensor, root in regions.groups.items():
+        members.setdefault(root, []).append(tensor)
+    found: dict[str, Range] = {}
+    for root, names in members.items():
+        if spec.name in names and spec.uniform:
+            found[root] = _pixels(spec, quant)
+        elif all(_is_sigmoid(model, n) for n in names):
+            found[root] = Range(*fit(0.0, 1.0, quant), 0.0)
+        else:
+            stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
+            reads = {regions.reads.get(n, "") for n in names}
+            reader = reads.pop() if len(reads) == 1 else ""
+            found[root] = choose(stats, reader, quant)
+    return found
+
+
+def _pixels(spec: InputSpec, quant: QuantSpec) -> Range:
+    return Range(1.0 / spec.std[0], quant.qmin, 99.0)
+
+
+def _is_sigmoid(model: Model, tensor: str) -> bool:
+    return tensor in model.producers and model.producers[tensor].op_type == "Sigmoid"
+
+
+def _sources(model: Model, seen: Mapping[str, Stats], names: Sequence[str]) -> list[Stats]:
+    """What is known of tensors that only move values: the tensors that they come from."""
+    found: dict[str, Stats] = {}
+    stack, done = list(names), set()
+    while stack:
+        name = stack.pop()
+        if name in done:
+            continue
+        done.add(name)
+        if name in seen:
+            found[name] = seen[name]
+        elif name in model.producers:
+            stack.extend(n for n in model.producers[name].input if n not in model.constants)
+    return list(found.values())
+
+
+def _layer_plan(
+    layer: Layer,
+    model: Model,
+    regions: Regions,
+    seen: Mapping[str, Stats],
+    quant: QuantSpec,
+    reasons: Mapping[str, str],
+) -> LayerPlan:
+    if layer.node not in regions.integer:
+        reason = reasons.get(layer.node, "no integer kernel on this target")
+        return LayerPlan(node=layer.node, precision="float32", reason=reason)
+    weight = np.asarray(model.constants[model.producers[layer.raw].input[1]], np.float32)
+    scales = rounding.scales(weight, quant)
+    codes = rounding.codes(weight, scales, quant)
+    rounded = codes * scales.reshape((-1,) + (1,) * (weight.ndim - 1))
+    means = channel_means(model, seen, layer.data)
+    shift: tuple[float, ...] = ()
+    if means is not None and weight.ndim == 4:
+        shift = tuple(float(v) for v in bias_shift(weight, rounded, means))
+    return LayerPlan(
+        node=layer.node,
+        precision="int8",
+        reason="" if shift else "bias not corrected: the means of its input are not known",
+        scales=tuple(float(v) for v in scales),
+        bias_shift=shift,
+    )

@@ -1,0 +1,174 @@
+"""What a network expects, how its head speaks, and what a chip can compute.
+
+Every value here is frozen and is written into the artifact as JSON; an unknown key is an error.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["box", "class", "object", "all"]
+Letterboxing = Literal["center", "topleft", "stretch"]
+Color = Literal["rgb", "bgr"]
+Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query"]
+Scoring = Literal["class", "object", "softmax"]
+
+
+class InputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the network expects of its pixels. Declared once, obeyed everywhere.
+
+    `mean` and `std` are in pixel values (0–255): the network sees `(pixel - mean) / std`.
+    With `dtype` "uint8" the program takes the pixels themselves and has absorbed mean and std.
+    """
+
+    name: str
+    width: int
+    height: int
+    dtype: Literal["float32", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    color: Color = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    letterbox: Letterboxing = "center"
+    pad: int = 114
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all channels share one scale and no offset, so that a pixel is its own code."""
+        return self.mean == (0.0, 0.0, 0.0) and len(set(self.std)) == 1
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The tensor's shape, batch 1."""
+        if self.layout == "nchw":
+            return (1, 3, self.height, self.width)
+        return (1, self.height, self.width, 3)
+
+    def describe(self) -> str:
+        """One line for people.
+
+        >>> InputSpec(name="images", width=640, height=480).describe()
+        '640x480 rgb, mean 0, std 255, letterbox center, pad 114'
+        """
+        pad = f", pad {self.pad}" if self.letterbox != "stretch" else ""
+        return (
+            f"{self.width}x{self.height} {self.color}, mean {_short(self.mean)}, "
+            f"std {_short(self.std)}, letterbox {self.letterbox}{pad}"
+        )
+
+
+def _short(values: Sequence[float]) -> str:
+    """`0` for (0, 0, 0); `(1, 2, 3)` for the rest."""
+    texts = [f"{v:g}" for v in values]
+    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
+
+
+class HeadTensor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor (or a slice of its channels) at which the NPU part ends.
+
+    `name` is the tensor, `node` the ONNX node that makes it. The tensor is `(1, C, H, W)`, or
+    `(1, Q, C)` for query heads. `role` "all" stacks box, objectness and classes per anchor.
+    `activated` says that the sigmoid has already been applied.
+    """
+
+    name: str
+    node: str
+    role: Role
+    stride: float
+    start: int
+    stop: int
+    activated: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many channels this part has."""
+        return self.stop - self.start
+
+
+class HeadSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How raw head tensors become boxes.
+
+    `coding` says how four numbers (or four distributions) become a box, `scoring` how a class
+    score is formed. `anchors` holds (width, height) in pixels, per level, for "anchor" and
+    "prior". `offset` is where in its cell a point lies (0.5 is the centre). `variances` scale
+    "prior" offsets. `order` is that of the four box values of a "prior" head.
+    """
+
+    family: str
+    coding: Coding
+    scoring: Scoring
+    labels: tuple[str, ...]
+    tensors: tuple[HeadTensor, ...]
+    reg_max: int = 1
+    offset: float = 0.5
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    variances: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    order: Literal["xywh", "yxhw"] = "xywh"
+    background: int = -1
+
+    @property
+    def classes(self) -> int:
+        """How many classes the head tells apart, background left out."""
+        return len(self.labels)
+
+    @property
+    def strides(self) -> tuple[float, ...]:
+        """The pixels per cell of each level, finest first."""
+        return tuple(dict.fromkeys(t.stride for t in self.tensors))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The tensors at which the graph is cut, in order, each once."""
+        return tuple(dict.fromkeys(t.name for t in self.tensors))
+
+    @property
+    def end_nodes(self) -> tuple[str, ...]:
+        """The nodes at which the NPU part stops, in order, each once."""
+        return tuple(dict.fromkeys(t.node for t in self.tensors))
+
+    def level(self, stride: float) -> tuple[HeadTensor, ...]:
+        """The tensors of one level."""
+        return tuple(t for t in self.tensors if t.stride == stride)
+
+
+class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chip's arithmetic. Limits are derived from it, never typed by hand.
+
+    `ops` are the ONNX operations that have integer kernels. `shared` are those whose inputs and
+    outputs must live on one scale. `fused` are activations that the chip computes together with
+    the convolution before them, so that nothing is rounded in between. `pair_limit` bounds the
+    sum of two neighbouring weight codes of one sign; 0 is no bound (see quantize/weights.py).
+    """
+
+    bits: int = 8
+    activation_signed: bool = False
+    weight_bits: int = 8
+    per_channel: bool = True
+    pair_limit: int = 0
+    ops: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    fused: frozenset[str] = frozenset()
+
+    @property
+    def qmin(self) -> int:
+        """The smallest activation code."""
+        return -(1 << (self.bits - 1)) if self.activation_signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """The largest activation code."""
+        return self.qmin + (1 << self.bits) - 1
+
+    @property
+    def weight_max(self) -> int:
+        """The largest weight code; the smallest is its negative."""
+        return (1 << (self.weight_bits - 1)) - 1
+
+
+class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something worth telling the user, with a stable code."""
+
+    code: str
+    message: str
+    level: Literal["info", "warning", "error"] = "info"

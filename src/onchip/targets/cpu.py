@@ -1,0 +1,72 @@
+"""This machine's processor through ONNX Runtime: the reference target, with real INT8 kernels."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from onchip.errors import ToolError
+from onchip.spec import QuantSpec
+from onchip.targets.target import Compiled, Job, Session, Target, Tensors
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class Cpu(Target):
+    """ONNX Runtime's CPU kernels, unsigned activations and signed weights."""
+
+    name = "cpu"
+    title = "CPU (ONNX Runtime)"
+    quant = QuantSpec(
+        pair_limit=128,
+        ops=frozenset(
+            {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "Relu", "MaxPool", "Resize"}
+            | {"Concat", "Split", "Reshape", "Transpose", "AveragePool", "GlobalAveragePool"}
+            | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
+        ),
+        shared=frozenset(
+            {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
+            | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
+        ),
+    )
+
+    def compile(self, job: Job) -> Compiled:
+        """Take the QDQ graph as it is: ONNX Runtime fuses it into integer kernels when it loads."""
+        import onnxruntime as ort
+
+        dtype = "uint8" if job.input.uniform else "float32"
+        spec = msgspec.structs.replace(job.input, dtype=dtype)
+        return Compiled(job.qdq, "onnx", spec, {"onnxruntime": ort.__version__})
+
+    def open(self, payload: bytes) -> "CpuSession":
+        """Load the graph into ONNX Runtime."""
+        return CpuSession(payload)
+
+
+class CpuSession(Session):
+    """One graph in ONNX Runtime. `threads` 0 means one per core."""
+
+    def __init__(self, payload: bytes, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        try:
+            self._session: onnxruntime.InferenceSession = ort.InferenceSession(
+                payload, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ToolError(f"ONNX Runtime cannot load the compiled file: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
+        """Run one input."""
+        try:
+            found = self._session.run(None, {self._input: tensor})
+        except Exception as error:
+            raise ToolError(f"ONNX Runtime cannot run the compiled file: {error}") from error
+        return dict(zip(self._outputs, found, strict=True))
