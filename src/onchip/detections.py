@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +40,16 @@ class Detections:
     @classmethod
     def empty(cls) -> "Detections":
         """No detections."""
-        return cls(np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: object) -> "Detections":
+    def __getitem__(self, index: Any) -> "Detections":
         return Detections(
-            np.atleast_2d(self.boxes[index]),  # type: ignore[index]
-            np.atleast_1d(self.scores[index]),  # type: ignore[index]
-            np.atleast_1d(self.classes[index]),  # type: ignore[index]
+            np.atleast_2d(self.boxes[index]),
+            np.atleast_1d(self.scores[index]),
+            np.atleast_1d(self.classes[index]),
         )
 
     def __iter__(self) -> Iterator[tuple[Floats, float, int]]:
@@ -73,4 +74,4 @@ def iou(first: Floats, second: Floats) -> Floats:
 
 
 def _area(boxes: Floats) -> Floats:
-    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)  # type: ignore[no-any-return]
+    return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)

@@ -138,7 +138,7 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `ops` are the ONNX operations that have integer kernels. `shared` are those whose inputs and
     outputs must live on one scale. `fused` are activations that the chip computes together with
     the convolution before them, so that nothing is rounded in between. `pair_limit` bounds the
-    sum of two neighbouring weight codes of one sign; 0 is no bound (see quantize/weights.py).
+    sum of two neighbouring products; 0 is no bound (see quantize/weights.py).
     """
 
     bits: int = 8

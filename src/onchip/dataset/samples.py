@@ -25,7 +25,7 @@ class Sample:
         half = self.boxes[:, 2:] / 2
         corners = np.concatenate([self.boxes[:, :2] - half, self.boxes[:, :2] + half], axis=1)
         scale = np.asarray([*size, *size], np.float32)
-        return Detections(corners * scale, np.ones(len(corners)), np.asarray(self.classes))
+        return Detections(corners * scale, np.ones(len(corners), np.float32), np.asarray(self.classes))
 
 
 @dataclass(frozen=True)

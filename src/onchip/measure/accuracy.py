@@ -75,15 +75,17 @@ def _greedy(overlaps: Floats) -> npt.NDArray[np.bool_]:
     return hits
 
 
-def accuracy(matches: Sequence[Matches], classes: int, *, seed: int = 0) -> Accuracy:
-    """Summarize matched images; the interval is that of 200 resamples of the images."""
+def accuracy(
+    matches: Sequence[Matches], classes: int, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Accuracy:
+    """Summarize matched images; the interval comes from resampling the images."""
     table = _Table(matches, classes)
     whole = table.precision(np.ones(len(matches)))
     random = np.random.default_rng(seed)
     parts = np.full(len(matches), 1 / max(len(matches), 1))
     draws = [
         _mean(table.precision(random.multinomial(len(matches), parts).astype(float)))
-        for _ in range(RESAMPLES if len(matches) > 1 else 0)
+        for _ in range(resamples if len(matches) > 1 else 0)
     ]
     # rare classes drop out of some resamples, which lifts them all: only their spread is used
     center = _mean(whole)
@@ -107,7 +109,7 @@ class _Table:
     """All detections by class, best first, so that images can be weighted without sorting again."""
 
     def __init__(self, matches: Sequence[Matches], classes: int) -> None:
-        images = np.concatenate([np.full(len(m.scores), i) for i, m in enumerate(matches)] or [[]])
+        images = np.repeat(np.arange(len(matches)), [len(m.scores) for m in matches])
         scores = np.concatenate([m.scores for m in matches])
         labels = np.concatenate([m.classes for m in matches])
         hits = np.concatenate([m.hits for m in matches])
@@ -116,7 +118,7 @@ class _Table:
         self._classes = []
         for label in range(classes):
             mine = order[labels[order] == label]
-            self._classes.append((images[mine].astype(int), hits[mine]))
+            self._classes.append((images[mine], hits[mine]))
 
     def precision(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return AP `(classes, thresholds)` with each image counted `weights` times."""

@@ -3,7 +3,7 @@
 Source: Nagel et al., Data-Free Quantization, 2019, section 4.2, with means from calibration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from onchip.graph.read import Model
 from onchip.quantize.observe import Stats
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 
 def bias_shift(
-    weights: Floats, rounded: Floats, means: npt.NDArray[np.float64]
+    weights: Floats, rounded: Floats, means: Floats
 ) -> npt.NDArray[np.float64]:
     """Return how far rounding moves the mean of each output channel.
 
@@ -32,26 +32,26 @@ def bias_shift(
     return np.asarray((error * seen).sum(axis=1))
 
 
-def channel_means(
-    model: Model, seen: Mapping[str, Stats], tensor: str
-) -> npt.NDArray[np.float64] | None:
-    """Return the mean of each channel of a tensor, through joins and splits of what was observed.
+def by_channel(
+    model: Model, seen: Mapping[str, Stats], tensor: str, of: Callable[[Stats], Floats]
+) -> Floats | None:
+    """Return a statistic of each channel of a tensor, through joins and splits of what was seen.
 
     None where it does not follow from what was observed.
     """
     if tensor in seen:
-        return seen[tensor].mean
+        return of(seen[tensor])
     node = model.producers.get(tensor)
     if node is None:
         return None
     if node.op_type in ("Resize", "Identity"):
-        return channel_means(model, seen, node.input[0])
+        return by_channel(model, seen, node.input[0], of)
     if node.op_type == "Concat" and node.attribute[0].i == 1:
-        parts = [channel_means(model, seen, n) for n in node.input]
+        parts = [by_channel(model, seen, n, of) for n in node.input]
         known = [p for p in parts if p is not None]
         return np.concatenate(known) if len(known) == len(parts) else None
     if node.op_type == "Split" and _axis(node) == 1:
-        whole = channel_means(model, seen, node.input[0])
+        whole = by_channel(model, seen, node.input[0], of)
         if whole is None:
             return None
         sizes = [model.shapes[o][1] for o in node.output]

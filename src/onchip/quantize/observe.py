@@ -5,9 +5,10 @@ once into a histogram and per-channel sums. Statistics of two sets of images mer
 any order, so that shards give what one pass gives.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from threading import Lock
 
@@ -19,35 +20,39 @@ from onnx import TensorProto, helper, numpy_helper
 from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.quantize.activations import function
+from onchip.quantize.attention import attention
+from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.regions import Regions
+from onchip.spec import HeadSpec
 
 POSITIONS = 10  # rows and columns sampled per map and image
+Maker = Callable[[], npt.NDArray[np.generic] | None]
 BINS = 2048  # at least half of them used on the wider side of zero
 
 
 @dataclass
 class Stats:
-    """What was seen of one tensor.
+    """What was seen of one tensor: a weighted histogram, and mean and limits of each channel.
 
     Bins are `2**exponent` wide and aligned to zero, so that two histograms of different widths
     merge exactly: the finer is folded into the coarser.
     """
 
     exponent: int = -30
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+    counts: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(2 * BINS))
     total: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    square: float = 0.0
     low: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     high: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     samples: int = 0  # per channel
 
-    def add(self, values: Array) -> None:
-        """Take in one sample `(channels, n)`."""
+    def add(self, values: Array, weights: npt.NDArray[np.float64]) -> None:
+        """Take in one sample `(channels, n)`, whose places count as `weights (n,)` say."""
         low, high = values.min(axis=1), values.max(axis=1)
         self._widen(max(float(-low.min()), float(high.max())))
         index = values.ravel() * np.float32(2.0**-self.exponent)
         index += BINS  # positive now, so that the cast rounds down
-        self.counts += np.bincount(index.astype(np.int32), minlength=2 * BINS)
+        each = np.broadcast_to(weights, values.shape).ravel()
+        self.counts += np.bincount(index.astype(np.int32), each, minlength=2 * BINS)
         first = not self.samples
         total = values.sum(axis=1, dtype=np.float64)
         self.total = total if first else self.total + total
@@ -83,7 +88,7 @@ class Stats:
         return self.total / max(self.samples, 1)
 
     @property
-    def centers(self) -> npt.NDArray[np.float64]:
+    def centers(self) -> npt.NDArray[np.floating]:
         """The middle of each bin that holds something."""
         return (np.flatnonzero(self.counts) - BINS + 0.5) * 2.0**self.exponent
 
@@ -94,7 +99,7 @@ class Stats:
         return seen / seen.sum()
 
 
-def _fold(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _fold(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Halve the resolution: bins 2i and 2i+1, counted from zero, become one."""
     folded = np.zeros_like(counts)
     folded[BINS // 2 : BINS // 2 + BINS] = counts.reshape(-1, 2).sum(axis=1)
@@ -103,8 +108,9 @@ def _fold(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def observe(
     model: Model,
+    head: HeadSpec,
     regions: Regions,
-    inputs: Iterable[Callable[[], npt.NDArray[np.generic]]],
+    inputs: Iterable[Maker],
     *,
     workers: int = 2,
     progress: Callable[[int], None] = lambda done: None,
@@ -112,40 +118,32 @@ def observe(
     """Run the network over `inputs` and return what was seen of each tensor.
 
     Args:
-        model: the float network.
+        model: the float network, cut at its head.
+        head: tells where in an image objects are; those places count most.
         regions: says which tensors to watch and which follow from those.
-        inputs: makers of one input each; called on the worker threads, so images load there.
+        inputs: makers of one input each, or of None for one that is left out; called on the
+            worker threads, so that images load there.
         workers: how many images are in flight; memory grows with this and with nothing else.
         progress: called with the number of images done.
     """
-    names = [t for t in regions.watched if t in model.producers]
-    run = Runner(_sampled(model, names).SerializeToString(), threads=1)
-    entry = model.inputs[0].name
+    watch = _Watch(model, head, regions)
+    source = _Shared(inputs)
     done = 0
 
-    def watch(make: Callable[[], npt.NDArray[np.generic]]) -> dict[str, Array]:
-        tensor = make()
-        found = {n: _by_channel(v) for n, v in zip(names, run.run(tensor), strict=True)}
-        for name, (raw, activation) in regions.derived.items():
-            found[name] = function(activation)(found[raw]).astype(np.float32, copy=False)
-        step = max(1, tensor.shape[-2] // (8 * POSITIONS))
-        found[entry] = _by_channel(np.asarray(tensor[:, :, ::step, ::step], np.float32))
-        return found
-
     # one observer per worker, so that folding runs beside inference; merged at the end
-    def work(source: "_Shared") -> dict[str, Stats]:
+    def work() -> dict[str, Stats]:
         nonlocal done
         seen: dict[str, Stats] = {}
         while (make := source.next()) is not None:
-            for name, values in watch(make).items():
-                seen.setdefault(name, Stats()).add(values)
+            if (tensor := make()) is not None:
+                for name, (values, weights) in watch(tensor):
+                    seen.setdefault(name, Stats()).add(values, weights)
             done += 1
             progress(done)
         return seen
 
-    source = _Shared(inputs)
     with ThreadPoolExecutor(workers) as pool:
-        shards = [f.result() for f in [pool.submit(work, source) for _ in range(workers)]]
+        shards = [f.result() for f in [pool.submit(work) for _ in range(workers)]]
     merged: dict[str, Stats] = {}
     for shard in shards:
         for name, stats in shard.items():
@@ -153,14 +151,54 @@ def observe(
     return merged
 
 
+Sample = tuple[Array, npt.NDArray[np.float64]]  # values (channels, n) and the weight of each place
+
+
+class _Watch:
+    """Runs the network on one input and yields a sample of every tensor."""
+
+    def __init__(self, model: Model, head: HeadSpec, regions: Regions) -> None:
+        self._head, self._regions = head, regions
+        self._names = [t for t in regions.watched if t in model.producers]
+        self._run = Runner(_sampled(model, head, self._names).SerializeToString(), threads=1)
+        self._entry = model.inputs[0].name
+        _, _, height, width = model.inputs[0].shape
+        self._size = (width, height)
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> Iterator[tuple[str, Sample]]:
+        found = dict(zip(self._names, self._run.run(tensor), strict=True))
+        looks = attention(self._head, found, self._size)
+        weights: dict[tuple[int, ...], npt.NDArray[np.float64]] = {}
+        for name, values in found.items():
+            grid = values.shape[2:] if values.ndim == 4 else (1, values.size)
+            if grid not in weights:
+                flat = values.ndim != 4
+                weights[grid] = np.ones(grid[1]) if flat else place_weights(looks, *grid)
+            found[name] = _by_channel(values)
+            yield name, (found[name], weights[grid])
+            for derived, activation in self._derived.get(name, ()):
+                made = function(activation)(found[name]).astype(np.float32, copy=False)
+                yield derived, (made, weights[grid])
+        step = max(1, tensor.shape[-2] // (8 * POSITIONS))
+        entry = _by_channel(np.asarray(tensor[:, :, ::step, ::step], np.float32))
+        yield self._entry, (entry, np.ones(entry.shape[1]))
+
+    @cached_property
+    def _derived(self) -> dict[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for name, (raw, activation) in self._regions.derived.items():
+            found.setdefault(raw, []).append((name, activation))
+        return found
+
+
 class _Shared:
     """An iterator that several threads may draw from."""
 
-    def __init__(self, source: Iterable[Callable[[], npt.NDArray[np.generic]]]) -> None:
+    def __init__(self, source: Iterable[Maker]) -> None:
         self._source = iter(source)
         self._lock = Lock()
 
-    def next(self) -> Callable[[], npt.NDArray[np.generic]] | None:
+    def next(self) -> Maker | None:
         with self._lock:
             return next(islice(self._source, 1), None)
 
@@ -171,8 +209,8 @@ def _by_channel(values: Array) -> Array:
     return values.reshape(1, -1)
 
 
-def _sampled(model: Model, names: Sequence[str]) -> onnx.ModelProto:
-    """Return the graph with a sample of each tensor as its outputs."""
+def _sampled(model: Model, head: HeadSpec, names: Sequence[str]) -> onnx.ModelProto:
+    """Return the graph with a sample of each tensor as its outputs, and all of the head's."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
@@ -181,6 +219,7 @@ def _sampled(model: Model, names: Sequence[str]) -> onnx.ModelProto:
         shape = model.shapes.get(name, ())
         output = name
         step = max(1, max(shape[2:]) // POSITIONS) if len(shape) == 4 else 1
+        step = 1 if name in head.outputs else step
         if step > 1:
             output = f"onchip_sample_{number}"
             start = step // 2

@@ -3,15 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from onchip.graph.read import Model
 from onchip.quantize import weights as rounding
-from onchip.quantize.correct import bias_shift, channel_means
+from onchip.quantize.correct import bias_shift, by_channel
 from onchip.quantize.observe import Stats
 from onchip.quantize.ranges import Range, choose, fit
 from onchip.quantize.regions import Layer, Regions
 from onchip.spec import InputSpec, QuantSpec
+
+
+HEADROOM = 1.25  # over the highest value that calibration saw in a channel
+NO_KERNEL = "no integer kernel on this target"
 
 
 class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +99,13 @@ def make_plan(
         )
         for t in regions.tensors
     )
-    layers = tuple(_layer_plan(x, model, regions, seen, quant, reasons or {}) for x in regions.layers)
+    planned = {t.name: t for t in tensors}
+    layers = tuple(
+        _layer_plan(x, model, seen, quant, planned.get(x.data))
+        if x.node in regions.integer
+        else LayerPlan(node=x.node, precision="float32", reason=(reasons or {}).get(x.node, NO_KERNEL))
+        for x in regions.layers
+    )
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)
 
 
@@ -149,19 +160,19 @@ def _sources(model: Model, seen: Mapping[str, Stats], names: Sequence[str]) -> l
 def _layer_plan(
     layer: Layer,
     model: Model,
-    regions: Regions,
     seen: Mapping[str, Stats],
     quant: QuantSpec,
-    reasons: Mapping[str, str],
+    data: TensorPlan | None,
 ) -> LayerPlan:
-    if layer.node not in regions.integer:
-        reason = reasons.get(layer.node, "no integer kernel on this target")
-        return LayerPlan(node=layer.node, precision="float32", reason=reason)
     weight = np.asarray(model.constants[model.producers[layer.raw].input[1]], np.float32)
-    scales = rounding.scales(weight, quant)
+    largest = None
+    if data is not None:
+        high = by_channel(model, seen, layer.data, lambda s: s.high)
+        largest = None if high is None else _largest_codes(high, data, quant)
+    scales = rounding.scales(weight, quant, largest)
     codes = rounding.codes(weight, scales, quant)
     rounded = codes * scales.reshape((-1,) + (1,) * (weight.ndim - 1))
-    means = channel_means(model, seen, layer.data)
+    means = by_channel(model, seen, layer.data, lambda s: s.mean)
     shift: tuple[float, ...] = ()
     if means is not None and weight.ndim == 4:
         shift = tuple(float(v) for v in bias_shift(weight, rounded, means))
@@ -172,3 +183,11 @@ def _layer_plan(
         scales=tuple(float(v) for v in scales),
         bias_shift=shift,
     )
+
+
+def _largest_codes(
+    high: npt.NDArray[np.floating], data: TensorPlan, quant: QuantSpec
+) -> npt.NDArray[np.float32]:
+    """Return the largest code that each channel will reach, with room for what was not seen."""
+    reach = np.maximum(high, 0) * HEADROOM / data.scale + data.zero - quant.qmin
+    return np.clip(reach, 0, quant.qmax - quant.qmin).astype(np.float32)

@@ -1,10 +1,10 @@
 """Weights to integer codes, per output channel, symmetric.
 
 On x86 without VNNI the integer kernels multiply unsigned activations with signed weights and add
-two neighbouring products in 16 bits that saturate (vpmaddubsw). With activations up to 255 the
-sum stays inside only where two neighbouring codes of one sign add up to at most 128. A spec with
-`pair_limit` 128 chooses scales so that they do: exact on every CPU, at the speed of the fast
-kernel, and dearer than plain rounding only in channels where two large weights stand together.
+two neighbouring products in 16 bits that saturate (vpmaddubsw). A spec with `pair_limit` 32767
+chooses scales so that no such sum passes it, given how large each input channel's codes get: the
+fast kernels are then right on every CPU. It is dearer than plain rounding only in channels where
+two large weights stand together on two channels that are large as well.
 Neighbours are counted in the order in which the kernels read them: row, column, input channel.
 """
 
@@ -21,24 +21,38 @@ def rows(weights: Floats) -> Floats:
     return np.moveaxis(weights, 1, -1).reshape(len(weights), -1)
 
 
-def scales(weights: Floats, quant: QuantSpec) -> Floats:
-    """Return one scale per output channel of `weights (out, in, ...)`, or one for all."""
+def scales(weights: Floats, quant: QuantSpec, largest: Floats | None = None) -> Floats:
+    """Return one scale per output channel of `weights (out, in, ...)`, or one for all.
+
+    Args:
+        weights: the float weights.
+        quant: the chip's arithmetic.
+        largest: the largest code that each input channel reaches, `(in,)`; all of them where None.
+    """
     flat = rows(weights)
     needed = np.abs(flat).max(axis=1) / quant.weight_max
     if quant.pair_limit and weights.shape[1] > 1:
-        needed = np.maximum(needed, _pairs(flat) / (quant.pair_limit - 1))
+        if largest is None or len(largest) != weights.shape[1]:
+            largest = np.full(weights.shape[1], quant.qmax, np.float32)
+        codes = np.tile(largest, flat.shape[1] // weights.shape[1])
+        needed = np.maximum(needed, _pairs(flat, codes, quant.pair_limit))
     needed = np.maximum(needed, 1e-10).astype(np.float32)
     return needed if quant.per_channel else np.full_like(needed, needed.max())
 
 
-def _pairs(flat: Floats) -> Floats:
-    """Return the largest sum of two neighbours of one sign, per row."""
+def _pairs(flat: Floats, largest: Floats, limit: int) -> Floats:
+    """Return the scale per row at which the worst sum of two products of one sign is `limit`.
+
+    `largest` are the activations' largest codes, one per column. Half a code of rounding per
+    weight is allowed for.
+    """
     if flat.shape[1] % 2:
-        flat = np.pad(flat, ((0, 0), (0, 1)))
-    pairs = flat.reshape(len(flat), -1, 2)
-    positive = np.maximum(pairs, 0).sum(axis=2).max(axis=1)
-    negative = np.maximum(-pairs, 0).sum(axis=2).max(axis=1)
-    return np.asarray(np.maximum(positive, negative))
+        flat, largest = np.pad(flat, ((0, 0), (0, 1))), np.pad(largest, (0, 1))
+    pairs, codes = flat.reshape(len(flat), -1, 2), largest.reshape(-1, 2)
+    room = limit - codes.sum(axis=1) / 2
+    positive = (np.maximum(pairs, 0) * codes).sum(axis=2) / room
+    negative = (np.maximum(-pairs, 0) * codes).sum(axis=2) / room
+    return np.asarray(np.maximum(positive, negative).max(axis=1))
 
 
 def codes(weights: Floats, scale: Floats, quant: QuantSpec) -> npt.NDArray[np.int8]:

@@ -1,5 +1,6 @@
 """This machine's processor through ONNX Runtime: the reference target, with real INT8 kernels."""
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +21,7 @@ class Cpu(Target):
     name = "cpu"
     title = "CPU (ONNX Runtime)"
     quant = QuantSpec(
-        pair_limit=128,
+        pair_limit=32767,  # AVX2 adds pairs of products in 16 bits
         ops=frozenset(
             {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "Relu", "MaxPool", "Resize"}
             | {"Concat", "Split", "Reshape", "Transpose", "AveragePool", "GlobalAveragePool"}
@@ -32,21 +33,25 @@ class Cpu(Target):
         ),
     )
 
+    def version(self) -> str:
+        """ONNX Runtime's version."""
+        return version("onnxruntime")
+
     def compile(self, job: Job) -> Compiled:
         """Take the QDQ graph as it is: ONNX Runtime fuses it into integer kernels when it loads."""
-        import onnxruntime as ort
-
         dtype = "uint8" if job.input.uniform else "float32"
         spec = msgspec.structs.replace(job.input, dtype=dtype)
-        return Compiled(job.qdq, "onnx", spec, {"onnxruntime": ort.__version__})
+        return Compiled(job.qdq, "onnx", spec, {"onnxruntime": self.version()})
 
-    def open(self, payload: bytes) -> "CpuSession":
+    def open(self, payload: bytes, threads: int = 0) -> "CpuSession":
         """Load the graph into ONNX Runtime."""
-        return CpuSession(payload)
+        return CpuSession(payload, threads)
 
 
 class CpuSession(Session):
     """One graph in ONNX Runtime. `threads` 0 means one per core."""
+
+    parallel = True
 
     def __init__(self, payload: bytes, threads: int = 0) -> None:
         import onnxruntime as ort

@@ -47,7 +47,12 @@ class Compiled:
 
 
 class Session(ABC):
-    """A program on a chip: tensor in, head tensors out (float, by name). Close it when done."""
+    """A program on a chip: tensor in, head tensors out (float, by name). Close it when done.
+
+    `parallel` says that it may be called from several threads at once.
+    """
+
+    parallel: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
@@ -76,12 +81,16 @@ class Target(ABC):
     quant: ClassVar[QuantSpec]
 
     @abstractmethod
+    def version(self) -> str:
+        """The compiler's version: part of what a compiled file was made of."""
+
+    @abstractmethod
     def compile(self, job: Job) -> Compiled:
         """Make the file that the chip runs."""
 
     @abstractmethod
-    def open(self, payload: bytes) -> Session:
-        """Load a compiled file on this machine."""
+    def open(self, payload: bytes, threads: int = 0) -> Session:
+        """Load a compiled file on this machine; `threads` bounds a CPU's, 0 is all."""
 
 
 def _entries() -> dict[str, EntryPoint]:

@@ -5,6 +5,7 @@ This is the only letterbox: calibration, evaluation and every runtime use it.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -114,9 +115,7 @@ def prepare(image: Image, spec: InputSpec) -> tuple[Tensor, Letterbox]:
     canvas, box = letterbox(image, spec)
     if spec.color == "rgb":
         canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB), np.uint8)
-    tensor: Tensor = canvas
-    if spec.dtype == "float32":
-        tensor = _normalize(canvas, spec)
+    tensor: Any = canvas if spec.dtype == "uint8" else _normalize(canvas, spec)
     if spec.layout == "nchw":
         tensor = np.stack(cv2.split(tensor))
     return tensor[None], box

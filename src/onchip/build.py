@@ -1,0 +1,324 @@
+"""The whole compiler on one page: parse, optimize, compile.
+
+Each stage is a function from an artifact to a fuller one, and records the digest of all that went
+into it. A stage whose digest is that of the record in the older artifact is taken from there.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+import onchip
+from onchip.artifact import FORMAT, Artifact, Manifest, Stage
+from onchip.errors import InputError
+from onchip.graph import read
+from onchip.graph.clean import clean
+from onchip.graph.pixels import Pixels, convention, declared, input_spec
+from onchip.graph.prove import Cut, cut
+from onchip.graph.read import Model
+from onchip.graph.run import Runner
+from onchip.graph.split import split_ends
+from onchip.measure.pixels import Guess, Photo, guess
+from onchip.quantize.emit import emit
+from onchip.quantize.observe import observe
+from onchip.quantize.plan import QuantPlan, make_plan
+from onchip.quantize.precision import Precision, choose_precision
+from onchip.quantize.regions import divide
+from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.targets import target as targets
+from onchip.targets.target import Job
+from onchip.vision.preprocess import prepare, read_image
+
+STAGES = ("parse", "optimize", "compile")
+PROOF_IMAGES = 2
+GUESS_IMAGES = 8
+FEW_IMAGES = 16
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may decide; the defaults leave it to the model and to measurement."""
+
+    size: tuple[int, int] | None = None
+    end_nodes: tuple[str, ...] = ()
+    pixels: Pixels = field(default_factory=Pixels)
+    labels: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    max_float: int = 3
+
+
+def build(
+    source: Path,
+    target: str,
+    images: Sequence[Path],
+    *,
+    options: Options | None = None,
+    older: Artifact | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Run all three stages; those that `older` already holds are taken from it."""
+    options = options or Options()
+    parsed = parse(source, target, images, options=options, older=older, progress=progress)
+    planned = optimize(parsed, images, options=options, older=older, progress=progress)
+    return compile_(planned, older=older, progress=progress)
+
+
+def parse(
+    source: Path,
+    target: str,
+    images: Sequence[Path] = (),
+    *,
+    options: Options | None = None,
+    older: Artifact | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Read a model, clean it, find its head, cut it there and prove the cut.
+
+    Args:
+        source: an ONNX file.
+        target: the name of the target that it is for.
+        images: photos on which to prove the cut, and to find out what the model does not say.
+        options: what the user decided.
+        older: an artifact of an earlier run.
+        progress: is told how far it is.
+
+    Raises:
+        InputError: the file or an option is wrong.
+        UnsupportedError: no head that onchip knows.
+    """
+    options = options or Options()
+    targets.get(target)
+    original = read.load(source)
+    key = _key("parse", original.bytes, options, target, [p.read_bytes() for p in _few(images)])
+    if (done := _finished(older, "parse", key)) is not None:
+        return done
+    started = time.perf_counter()
+    progress("parse", 0, 3)
+    model = clean(read.read(source, options.size)).model
+    progress("parse", 1, 3)
+    photos = _photos(images)
+    known = options.pixels.over(declared(model))
+    found = cut(model, _tensors(model, known, photos), options.end_nodes)
+    progress("parse", 2, 3)
+    spec, verdicts = _input(found, known, photos)
+    found = split_ends(found)
+    head = _labelled(found.head, options.labels)
+    progress("parse", 3, 3)
+    manifest = Manifest(
+        format=FORMAT,
+        onchip=onchip.__version__,
+        target=target,
+        source=source.name,
+        source_sha256=original.digest,
+        input=spec,
+        head=head,
+        stages=(_record("parse", key, started, cut=found.proof.describe()),),
+        verdicts=verdicts,
+    )
+    files = {"source": ("source.onnx", original.bytes), "cut": ("cut.onnx", found.model.bytes)}
+    return Artifact(manifest, {}).with_payloads(files)
+
+
+def optimize(
+    artifact: Artifact,
+    images: Sequence[Path],
+    *,
+    options: Options | None = None,
+    older: Artifact | None = None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Watch the network on calibration images and decide every scale and precision.
+
+    Raises:
+        InputError: there are no images, or none that can be read.
+    """
+    options = options or Options()
+    if not images:
+        raise InputError("no calibration images", "name a folder of photos: -c photos/")
+    target = targets.get(artifact.manifest.target)
+    parsed = artifact.manifest.stages[:1]
+    key = _key("optimize", parsed[0].key, target.quant, _digests(images), options)
+    if (done := _finished(older, "optimize", key)) is not None:
+        return done
+    started = time.perf_counter()
+    spec, head, model = artifact.manifest.input, artifact.manifest.head, cut_model(artifact)
+    unread: list[str] = []
+
+    def maker(path: Path) -> Callable[[], npt.NDArray[np.generic] | None]:
+        def make() -> npt.NDArray[np.generic] | None:
+            try:
+                return prepare(read_image(path), spec)[0]
+            except InputError as error:
+                unread.append(str(error))
+                return None
+
+        return make
+
+    regions = divide(model, head, target.quant, options.keep_float)
+    seen = observe(
+        model,
+        head,
+        regions,
+        (maker(p) for p in images),
+        progress=lambda done: progress("observe", done, len(images)),
+    )
+    used = len(images) - len(unread)
+    if not used:
+        raise InputError(f"none of the {len(images)} calibration images can be read", unread[0])
+    plan = make_plan(model, regions, seen, target.quant, spec, images=used)
+    probes = [t for t in (maker(p)() for p in _few(images)) if t is not None]
+    chosen = choose_precision(model, head, spec, seen, plan, probes, options.max_float)
+    verdicts = (*artifact.manifest.verdicts, *_calibration_verdicts(used, unread, chosen))
+    return artifact.with_payloads(
+        {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
+        stages=(*parsed, _record("optimize", key, started, images=str(used))),
+        verdicts=verdicts,
+    )
+
+
+def compile_(
+    artifact: Artifact, *, older: Artifact | None = None, progress: Progress = silent
+) -> Artifact:
+    """Write the plan as a graph and have the target compile it.
+
+    Raises:
+        InputError: there is no plan yet.
+        ToolError: the compiler failed.
+    """
+    target = targets.get(artifact.manifest.target)
+    plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
+    stages = artifact.manifest.stages[:2]
+    key = _key("compile", stages[1].key, target.version())
+    if (done := _finished(older, "compile", key)) is not None:
+        return done
+    started = time.perf_counter()
+    progress("compile", 0, 1)
+    model, spec, head = cut_model(artifact), artifact.manifest.input, artifact.manifest.head
+    made = target.compile(Job(model, head, spec, plan, quantized(artifact).bytes))
+    progress("compile", 1, 1)
+    return artifact.with_payloads(
+        {"program": (f"program.{made.suffix}", made.payload)},
+        program_input=made.input,
+        stages=(*stages, _record("compile", key, started)),
+        tools={**artifact.manifest.tools, **made.tools},
+        verdicts=(*artifact.manifest.verdicts, *made.verdicts),
+    )
+
+
+def cut_model(artifact: Artifact) -> Model:
+    """Return the cut float graph of an artifact."""
+    proto = read.parse(artifact.payload("cut"), "cut.onnx")
+    return Model(proto, artifact.manifest.source_sha256, Path(artifact.manifest.source).stem)
+
+
+def quantized(artifact: Artifact) -> Model:
+    """Return the plan of an artifact as a QDQ graph."""
+    model, head = cut_model(artifact), artifact.manifest.head
+    plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
+    regions = divide(model, head, plan.quant, plan.floats)
+    return model.changed(emit(model, regions, plan, raw_input=artifact.manifest.input.uniform))
+
+
+def _few(images: Sequence[Path]) -> list[Path]:
+    """Some images, spread over all of them."""
+    step = max(1, len(images) // GUESS_IMAGES)
+    return list(images[::step][:GUESS_IMAGES])
+
+
+def _photos(images: Sequence[Path]) -> list[Photo]:
+    photos = []
+    for path in _few(images):
+        try:
+            photos.append(Photo(read_image(path)))
+        except InputError:  # counted, and said, when the calibration images are read
+            continue
+    return photos
+
+
+def _tensors(
+    model: Model, known: Pixels, photos: Sequence[Photo]
+) -> list[npt.NDArray[np.generic]]:
+    """Inputs to prove the cut on. It is exact whatever the pixels, so any complete spec will do."""
+    spec = input_spec(model, known.over(Pixels("rgb", (0.0,) * 3, (255.0,) * 3, "center", 114)))
+    return [prepare(p.image, spec)[0] for p in photos[:PROOF_IMAGES]]
+
+
+def _input(
+    found: Cut, known: Pixels, photos: Sequence[Photo]
+) -> tuple[InputSpec, tuple[Verdict, ...]]:
+    """Settle what the network expects of its pixels, and say how where that was not given."""
+
+    def make(pixels: Pixels) -> InputSpec:
+        return input_spec(found.model, pixels)
+
+    if known.complete:
+        return make(known), ()
+    if not photos:
+        spec = make(known.over(convention(found.head)))
+        text = (
+            f"the model does not say how its pixels are prepared; assumed {spec.describe()}, as is "
+            f"usual for {found.head.family}: give images (-c) to try, or --color, --mean, --std"
+        )
+        return spec, (Verdict(code="pixels_assumed", message=text, level="warning"),)
+    chosen: Guess = guess(Runner(found.model.bytes), found.head, known, make, photos)
+    return make(chosen.pixels), (chosen.verdict(),)
+
+
+def _labelled(head: HeadSpec, labels: tuple[str, ...]) -> HeadSpec:
+    if labels and len(labels) != head.classes:
+        raise InputError(
+            f"{len(labels)} class names were given, but the model has {head.classes} classes",
+            "name each class once, in the order of training",
+        )
+    return replace(head, labels=labels) if labels else head
+
+
+def _calibration_verdicts(
+    used: int, unread: Sequence[str], chosen: Precision
+) -> tuple[Verdict, ...]:
+    found = list(chosen.verdicts)
+    if unread:
+        text = f"{len(unread)} calibration images were left out; the first: {unread[0]}"
+        found.append(Verdict(code="images_unreadable", message=text, level="warning"))
+    if used < FEW_IMAGES:
+        text = f"only {used} calibration images: ranges may not cover what the camera will see"
+        found.append(Verdict(code="few_images", message=text, level="warning"))
+    return tuple(found)
+
+
+def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
+    """Return the older artifact up to a stage, if that stage was made of the same things."""
+    if older is None or (record := older.stage(name)) is None or record.key != key:
+        return None
+    count = STAGES.index(name) + 1
+    skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages[:count])
+    return Artifact(replace(older.manifest, stages=skipped), older.payloads)
+
+
+def _record(name: str, key: str, started: float, **notes: str) -> Stage:
+    return Stage(name=name, key=key, seconds=round(time.perf_counter() - started, 3), notes=notes)
+
+
+def _digests(images: Sequence[Path]) -> list[bytes]:
+    return [hashlib.sha256(p.read_bytes()).digest() for p in images]
+
+
+def _key(*parts: object) -> str:
+    digest = hashlib.sha256(f"{onchip.__version__} {FORMAT}".encode())
+    for part in parts:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()

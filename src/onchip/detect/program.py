@@ -1,0 +1,60 @@
+"""A program that sees: something that runs tensors, what it expects, and how to read its end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onchip.detections import Detections
+from onchip.spec import HeadSpec, InputSpec
+from onchip.vision.decode import decode
+from onchip.vision.preprocess import Image, Letterbox, prepare
+
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+Run = Callable[[npt.NDArray[np.generic]], Tensors]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which detections count: the least score, the overlap that makes two one, the most per image."""
+
+    confidence: float = 0.25
+    overlap: float = 0.45
+    most: int = 300
+
+
+# What mAP is measured with: nearly everything, so that the whole curve is seen.
+FOR_ACCURACY = Limits(confidence=0.001, overlap=0.65)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Image in, boxes out."""
+
+    run: Run
+    input: InputSpec
+    head: HeadSpec
+
+    def __call__(self, image: Image, limits: Limits | None = None) -> Detections:
+        """Return what is seen in a BGR image, in its own pixels, best first."""
+        return self.see(image, limits)[0]
+
+    def see(self, image: Image, limits: Limits | None = None) -> tuple[Detections, Tensors]:
+        """Return what is seen, and the head tensors from which it was read."""
+        tensor, box = prepare(image, self.input)
+        tensors = self.run(tensor)
+        return self.read(tensors, box, limits), tensors
+
+    def read(self, tensors: Tensors, box: Letterbox, limits: Limits | None = None) -> Detections:
+        """Turn head tensors into detections in pixels of the original image."""
+        limits = limits or Limits()
+        found = decode(
+            self.head,
+            tensors,
+            (self.input.width, self.input.height),
+            confidence=limits.confidence,
+            overlap=limits.overlap,
+            limit=limits.most,
+        )
+        return Detections(box.undo(found.boxes), found.scores, found.classes)

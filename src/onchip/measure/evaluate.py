@@ -1,0 +1,69 @@
+"""Run a program over a data set and measure what it sees."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from onchip.dataset.samples import Dataset, Sample
+from onchip.detect.program import FOR_ACCURACY, Program
+from onchip.errors import InputError
+from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
+from onchip.vision.preprocess import read_image
+
+A = TypeVar("A")
+B = TypeVar("B")
+WORKERS = 2
+
+
+def evaluate(
+    program: Program,
+    data: Dataset,
+    *,
+    parallel: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Accuracy:
+    """Return the COCO metrics of a program on labelled images.
+
+    Args:
+        program: what to measure.
+        data: labelled images with the program's classes.
+        parallel: the program may be called from several threads.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: the data set has another number of classes, or an image cannot be read.
+    """
+    check_classes(data, program.head.classes)
+
+    def one(sample: Sample) -> Matches:
+        image = read_image(sample.path)
+        found = program(image, FOR_ACCURACY)
+        return match(found, sample.truth((image.shape[1], image.shape[0])), program.head.classes)
+
+    matches = []
+    for done, result in enumerate(each(one, data.samples, parallel), 1):
+        matches.append(result)
+        progress(done)
+    return accuracy(matches, program.head.classes)
+
+
+def check_classes(data: Dataset, classes: int) -> None:
+    """Raise InputError unless the data set has as many classes as the model."""
+    if len(data.labels) != classes:
+        raise InputError(
+            f"the data set has {len(data.labels)} classes, but the model has {classes}",
+            "use the data.yaml that the model was trained with",
+        )
+
+
+def each(work: Callable[[A], B], items: Sequence[A], parallel: bool) -> Iterator[B]:
+    """Yield `work` of each item, in order; side by side where that is allowed."""
+    if not parallel:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            yield from pool.map(work, items)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

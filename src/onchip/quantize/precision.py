@@ -1,0 +1,174 @@
+"""Keep the few layers in float without which the network no longer sees.
+
+Most networks need none. Where the quantized scores stray too far from the float ones, the tensors
+that fare worst in 8 bits are tried one by one: the layers that make and read one are raised, the
+network is run, and what gains most is kept.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onchip.graph.read import Model
+from onchip.graph.run import Array, Runner
+from onchip.quantize.emit import emit
+from onchip.quantize.observe import Stats
+from onchip.quantize.plan import QuantPlan, make_plan
+from onchip.quantize.regions import Layer, divide
+from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.vision import decode
+
+GATE = 0.25  # of the float scores' sum; sound builds stay below half of it
+CLEAR = 0.1  # scores below this do not count
+TRIALS = 10
+
+Tensors = Sequence[npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The plan, how far its scores are from the float ones, and what was done about it."""
+
+    plan: QuantPlan
+    loss: float
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same while layers are raised."""
+
+    model: Model
+    head: HeadSpec
+    spec: InputSpec
+    seen: Mapping[str, Stats]
+    plan: QuantPlan
+    probes: Tensors
+    wanted: Sequence[Mapping[str, Array]]
+
+    def plan_with(self, floats: Mapping[str, str]) -> QuantPlan:
+        """The plan with layers in float, given as node to reason."""
+        regions = divide(self.model, self.head, self.plan.quant, floats)
+        return make_plan(
+            self.model,
+            regions,
+            self.seen,
+            self.plan.quant,
+            self.spec,
+            images=self.plan.images,
+            reasons=floats,
+        )
+
+    def loss(self, plan: QuantPlan) -> float:
+        """How far the plan's scores are from the float network's."""
+        regions = divide(self.model, self.head, plan.quant, plan.floats)
+        proto = emit(self.model, regions, plan, raw_input=False)
+        run = Runner(proto.SerializeToString())
+        size = (self.spec.width, self.spec.height)
+        return score_loss(self.head, size, self.wanted, [run(t) for t in self.probes])
+
+
+def choose_precision(
+    model: Model,
+    head: HeadSpec,
+    spec: InputSpec,
+    seen: Mapping[str, Stats],
+    plan: QuantPlan,
+    probes: Tensors,
+    limit: int = 3,
+) -> Precision:
+    """Return the plan, with at most `limit` more layers in float if it strays too far.
+
+    Args:
+        model: the cut float graph.
+        head: how to read its end.
+        spec: its input.
+        seen: what was observed of its tensors.
+        plan: everything that can be in integers is.
+        probes: a few inputs on which to measure.
+        limit: the most layers to raise.
+    """
+    run = Runner(model.bytes)
+    search = _Search(model, head, spec, seen, plan, probes, [run(t) for t in probes])
+    loss = search.loss(plan)
+    if loss <= GATE or not limit:
+        return Precision(plan, loss, _warning(loss))
+    floats = {n: "kept in float by the user" for n in plan.floats}
+    best, best_loss = plan, loss
+    for layers in _candidates(search, limit):
+        nodes = {x.node: "" for x in layers}
+        trial = search.plan_with(floats | nodes)
+        if (reached := search.loss(trial)) < best_loss:
+            best, best_loss = trial, reached
+    if best is plan:
+        return Precision(plan, loss, _warning(loss))
+    raised = [n for n in best.floats if n not in floats]
+    reason = f"kept in float: brings the score error from {loss:.0%} to {best_loss:.0%}"
+    best = search.plan_with(floats | dict.fromkeys(raised, reason))
+    text = f"{', '.join(raised)} stay in float: the score error falls from {loss:.0%} to {best_loss:.0%}"
+    verdict = Verdict(code="layers_in_float", message=text)
+    return Precision(best, best_loss, (verdict, *_warning(best_loss)))
+
+
+def _warning(loss: float) -> tuple[Verdict, ...]:
+    if loss <= GATE:
+        return ()
+    text = f"the quantized scores stray {loss:.0%} from the float ones: run onchip verify"
+    return (Verdict(code="scores_stray", message=text, level="warning"),)
+
+
+def score_loss(
+    head: HeadSpec,
+    size: tuple[int, int],
+    wanted: Sequence[Mapping[str, Array]],
+    found: Sequence[Mapping[str, Array]],
+) -> float:
+    """Return the sum of score differences as a part of the sum of scores, clear ones only."""
+    error = total = 0.0
+    for first, second in zip(wanted, found, strict=True):
+        a, b = _scores(head, first, size), _scores(head, second, size)
+        clear = np.maximum(a, b) >= CLEAR
+        error += float(np.abs(a - b)[clear].sum())
+        total += float(a[clear].sum())
+    return error / total if total else 0.0
+
+
+def _scores(head: HeadSpec, tensors: Mapping[str, Array], size: tuple[int, int]) -> Array:
+    levels = decode.levels(head, tensors, size)
+    return np.concatenate([decode.scores(level).ravel() for level in levels])
+
+
+def _candidates(search: _Search, limit: int) -> Iterator[tuple[Layer, ...]]:
+    """Yield sets of at most `limit` layers around the tensors that suffer most in few bits."""
+    regions = divide(search.model, search.head, search.plan.quant, search.plan.floats)
+    layers = {x.node: x for x in regions.layers if x.node in regions.integer}
+    ranked = sorted(layers.values(), key=lambda x: -_imbalance(search.seen, x))
+    for layer in ranked[:TRIALS]:
+        around = (layer, *_readers(search.model, layer, layers))
+        if len(around) <= limit:
+            yield around
+
+
+def _imbalance(seen: Mapping[str, Stats], layer: Layer) -> float:
+    """How many times wider the tensor is than the median of its channels."""
+    stats = seen.get(layer.output) or seen.get(layer.raw)
+    if stats is None:
+        return 0.0
+    widths = (stats.high - stats.low).astype(np.float64)
+    return float((stats.high.max() - stats.low.min()) / max(float(np.median(widths)), 1e-9))
+
+
+def _readers(model: Model, layer: Layer, layers: Mapping[str, Layer]) -> list[Layer]:
+    """The layers that read a layer's output, through nodes that only move values."""
+    found: dict[str, Layer] = {}
+    stack, done = [layer.output], set()
+    while stack:
+        for node in model.consumers.get(stack.pop(), []):
+            if node.name in layers:
+                found[node.name] = layers[node.name]
+            elif node.name not in done and node.op_type in ("Concat", "Split", "MaxPool", "Resize"):
+                done.add(node.name)
+                stack.extend(node.output)
+    return list(found.values())
