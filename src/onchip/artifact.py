@@ -89,7 +89,9 @@ class Artifact:
         """Return the record of a stage, or None if it has not run."""
         return next((s for s in self.manifest.stages if s.name == name), None)
 
-    def with_payloads(self, files: Mapping[str, tuple[str, bytes]], **changes: object) -> "Artifact":
+    def with_payloads(
+        self, files: Mapping[str, tuple[str, bytes]], **changes: object
+    ) -> "Artifact":
         """Return an artifact with more payloads, given as name to (file name, bytes)."""
         records = dict(self.manifest.payloads)
         for name, (file, data) in files.items():

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 import onchip
 from onchip.artifact import FORMAT, Artifact, Manifest, Stage
+from onchip.dataset.samples import truth_beside
 from onchip.errors import InputError
 from onchip.graph import read
 from onchip.graph.clean import clean
-from onchip.graph.pixels import Pixels, convention, declared, input_spec
+from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input_spec
 from onchip.graph.prove import Cut, cut
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
@@ -39,6 +40,7 @@ from onchip.vision.preprocess import prepare, read_image
 STAGES = ("parse", "optimize", "compile")
 PROOF_IMAGES = 2
 GUESS_IMAGES = 8
+PROBES = 4
 FEW_IMAGES = 16
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -102,18 +104,17 @@ def parse(
     options = options or Options()
     targets.get(target)
     original = read.load(source)
-    key = _key("parse", original.bytes, options, target, [p.read_bytes() for p in _few(images)])
+    key = _key("parse", original.digest, options, target, [p.read_bytes() for p in _few(images)])
     if (done := _finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()
     progress("parse", 0, 3)
-    model = clean(read.read(source, options.size)).model
+    model = clean(read.prepared(original, options.size)).model
     progress("parse", 1, 3)
-    photos = _photos(images)
     known = options.pixels.over(declared(model))
-    found = cut(model, _tensors(model, known, photos), options.end_nodes)
+    found = cut(model, _tensors(model, known, images), options.end_nodes)
     progress("parse", 2, 3)
-    spec, verdicts = _input(found, known, photos)
+    spec, verdicts = _input(found, known, images)
     found = split_ends(found)
     head = _labelled(found.head, options.labels)
     progress("parse", 3, 3)
@@ -179,7 +180,7 @@ def optimize(
     if not used:
         raise InputError(f"none of the {len(images)} calibration images can be read", unread[0])
     plan = make_plan(model, regions, seen, target.quant, spec, images=used)
-    probes = [t for t in (maker(p)() for p in _few(images)) if t is not None]
+    probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
     chosen = choose_precision(model, head, spec, seen, plan, probes, options.max_float)
     verdicts = (*artifact.manifest.verdicts, *_calibration_verdicts(used, unread, chosen))
     return artifact.with_payloads(
@@ -238,26 +239,27 @@ def _few(images: Sequence[Path]) -> list[Path]:
     return list(images[::step][:GUESS_IMAGES])
 
 
-def _photos(images: Sequence[Path]) -> list[Photo]:
+def _photos(images: Sequence[Path], classes: int) -> list[Photo]:
     photos = []
-    for path in _few(images):
+    for path in images:
         try:
-            photos.append(Photo(read_image(path)))
+            image = read_image(path)
+            truth = truth_beside(path, classes)
+            size = (image.shape[1], image.shape[0])
+            photos.append(Photo(image, truth.truth(size) if truth else None))
         except InputError:  # counted, and said, when the calibration images are read
             continue
     return photos
 
 
-def _tensors(
-    model: Model, known: Pixels, photos: Sequence[Photo]
-) -> list[npt.NDArray[np.generic]]:
+def _tensors(model: Model, known: Pixels, images: Sequence[Path]) -> list[npt.NDArray[np.generic]]:
     """Inputs to prove the cut on. It is exact whatever the pixels, so any complete spec will do."""
-    spec = input_spec(model, known.over(Pixels("rgb", (0.0,) * 3, (255.0,) * 3, "center", 114)))
-    return [prepare(p.image, spec)[0] for p in photos[:PROOF_IMAGES]]
+    spec = input_spec(model, known.over(ULTRALYTICS))
+    return [prepare(p.image, spec)[0] for p in _photos(_few(images)[:PROOF_IMAGES], 0)]
 
 
 def _input(
-    found: Cut, known: Pixels, photos: Sequence[Photo]
+    found: Cut, known: Pixels, images: Sequence[Path]
 ) -> tuple[InputSpec, tuple[Verdict, ...]]:
     """Settle what the network expects of its pixels, and say how where that was not given."""
 
@@ -266,6 +268,7 @@ def _input(
 
     if known.complete:
         return make(known), ()
+    photos = _photos(_few(images), found.head.classes)
     if not photos:
         spec = make(known.over(convention(found.head)))
         text = (

@@ -25,7 +25,9 @@ class Sample:
         half = self.boxes[:, 2:] / 2
         corners = np.concatenate([self.boxes[:, :2] - half, self.boxes[:, :2] + half], axis=1)
         scale = np.asarray([*size, *size], np.float32)
-        return Detections(corners * scale, np.ones(len(corners), np.float32), np.asarray(self.classes))
+        return Detections(
+            corners * scale, np.ones(len(corners), np.float32), np.asarray(self.classes)
+        )
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,16 @@ def label_file(image: Path) -> Path:
             parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def truth_beside(image: Path, classes: int) -> Sample | None:
+    """Return an image's sample if a label file stands beside it that fits `classes`, or None."""
+    if not label_file(image).is_file():
+        return None
+    try:
+        return _sample(image, classes)
+    except InputError:  # some other text file, or another data set's labels
+        return None
 
 
 def _sample(image: Path, classes: int) -> Sample:

@@ -17,9 +17,11 @@ def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:
     def offer(entry: tuple[bool, T | BaseException | None]) -> None:
         while not stopped.is_set():
             try:
-                return ready.put(entry, timeout=0.1)
+                ready.put(entry, timeout=0.1)
             except queue.Full:
                 continue
+            else:
+                return
 
     def work() -> None:
         try:

@@ -17,7 +17,7 @@ Run = Callable[[npt.NDArray[np.generic]], Tensors]
 
 @dataclass(frozen=True)
 class Limits:
-    """Which detections count: the least score, the overlap that makes two one, the most per image."""
+    """Which detections count: least score, overlap that makes two one, most per image."""
 
     confidence: float = 0.25
     overlap: float = 0.45

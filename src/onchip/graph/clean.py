@@ -55,7 +55,7 @@ def _optimize(data: bytes) -> onnx.ModelProto:
         options.optimized_model_filepath = str(path)
         try:
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+        except Exception as error:
             raise UnsupportedError(
                 f"ONNX Runtime does not take the model: {reason(error)}",
                 "check the export: python -m onnxruntime.tools.check_onnx_model_mobile_usability",

@@ -236,9 +236,7 @@ def _anchor_splits(
             yield channels // 3 - 5, 3
 
 
-def _class_splits(
-    channels: int, layer: EndLayer, model: Model
-) -> Iterator[tuple[int, bool]]:
+def _class_splits(channels: int, layer: EndLayer, model: Model) -> Iterator[tuple[int, bool]]:
     """Yield (classes, whether the box comes first) for one layer that holds both."""
     sizes = _split_sizes(layer, model)
     if len(sizes) == 2:
@@ -303,9 +301,7 @@ def _two_layer_heads(levels: list[list[EndLayer]], model: Model) -> Iterator[Hea
         yield from _prior_heads(model, parts)
 
 
-def _by_role(
-    layers: list[EndLayer], first: list[EndLayer], box: int
-) -> tuple[EndLayer, EndLayer]:
+def _by_role(layers: list[EndLayer], first: list[EndLayer], box: int) -> tuple[EndLayer, EndLayer]:
     """Return (box, class) of one level. Levels may list the two in another order than the first."""
     wanted = first[box].channels
     if layers[0].channels != layers[1].channels and first[0].channels != first[1].channels:
@@ -339,7 +335,8 @@ def _distance_family(model: Model, bins: int, offset: float) -> str:
     if offset == 0.0:
         return "damo-yolo"
     objectness = any(
-        model.shapes.get(o.name, (0,))[-1] == 5 + model_classes for o in model.outputs
+        model.shapes.get(o.name, (0,))[-1] == 5 + model_classes
+        for o in model.outputs
         for model_classes in _class_counts(model)
     )
     if objectness:

@@ -5,7 +5,7 @@ reproduces wins. Anchors and priors are not searched in the graph: they are solv
 graph computes, and the proof then shows that they are right.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,23 +122,24 @@ def _prove(
     names = tuple(o.name for o in model.outputs)
     whole, part = Runner(model.bytes), Runner(cut_at(model, head.outputs).bytes)
     runs = [(whole(x), part(x)) for x in inputs]
-    size = _size(model)
+    size = input_size(model)
     if any(_is_raw(head, own, ours) for own, ours in runs[:1]):
         worst = max(_raw_difference(head, own, ours) for own, ours in runs)
         return head, CutProof(0.0, worst, len(inputs), "raw")
-    readings = [list(_readings([own[n] for n in names], head.classes, size)) for own, _ in runs]
+    read = [list(readings([own[n] for n in names], head.classes, size)) for own, _ in runs]
     best = CutProof(float("inf"), float("inf"), len(inputs), "decoded")
     solved = head
-    for choice in range(len(readings[0])):
-        owns = [r[choice] for r in readings]
+    for choice in range(len(read[0])):
+        owns = [r[choice] for r in read]
         candidate = _solve(head, [ours for _, ours in runs], owns, size)
-        proof = _compare(candidate, [ours for _, ours in runs], owns, size)
+        proof = compare(candidate, [ours for _, ours in runs], owns, size)
         if (proof.passed, -proof.box_px - proof.score) > (best.passed, -best.box_px - best.score):
             best, solved = proof, candidate
     return solved, best
 
 
-def _size(model: Model) -> tuple[int, int]:
+def input_size(model: Model) -> tuple[int, int]:
+    """Return the width and height of the network's input."""
     shape = model.inputs[0].shape
     return (shape[2], shape[1]) if shape[3] == 3 else (shape[3], shape[2])
 
@@ -150,18 +151,66 @@ def _is_raw(head: HeadSpec, own: Values, ours: Values) -> bool:
 
 def _raw_difference(head: HeadSpec, own: Values, ours: Values) -> float:
     """Return how far the closest output is from each head tensor, as it is or after a sigmoid."""
-    worst = 0.0
-    pieces = [p for values in own.values() for p in _pieces(values)]
-    starts = _starts(head, ours)
+    found = places(head, list(own.values()), ours)
+    return max((p.difference for p in found), default=float("inf")) if found else float("inf")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a head tensor stands in the network's outputs: which one, turned how, from where."""
+
+    output: int
+    turn: int
+    row: int
+    cell: int
+    activated: bool
+    difference: float
+
+
+def places(
+    head: HeadSpec, outputs: Sequence[npt.NDArray[np.float32]], ours: Values
+) -> tuple[Place, ...] | None:
+    """Find each head tensor among the network's outputs, as it is or after a sigmoid.
+
+    None where one of them is not there.
+    """
+    found = []
     for tensor in head.tensors:
         part = ours[tensor.name]
         if part.ndim != 4:
-            return float("inf")
+            return None
         flat = part[0, tensor.start : tensor.stop].reshape(tensor.channels, -1)
-        wanted = (flat, decode.sigmoid(flat))
-        near = (_nearest(w, p, s) for w in wanted for p in pieces for s in starts)
-        worst = max(worst, min(near, default=float("inf")))
-    return worst
+        near = [
+            Place(index, turn, row, start, activated, difference)
+            for activated, wanted in ((False, flat), (True, decode.sigmoid(flat)))
+            for index, values in enumerate(outputs)
+            for turn, piece in enumerate(_pieces(values))
+            for start in _starts(head, ours)
+            for row, difference in _nearest(wanted, piece, start)
+        ]
+        if not near:
+            return None
+        found.append(min(near, key=lambda p: p.difference))
+    return tuple(found)
+
+
+def gathered(
+    head: HeadSpec,
+    found: Sequence[Place],
+    outputs: Sequence[npt.NDArray[np.float32]],
+    like: Values,
+) -> Values:
+    """Collect the head's tensors from the network's outputs, in the shapes of `like`."""
+    tensors = {name: np.zeros_like(values) for name, values in like.items()}
+    for tensor, place in zip(head.tensors, found, strict=True):
+        piece = list(_pieces(outputs[place.output]))[place.turn]
+        cells = int(np.prod(like[tensor.name].shape[2:]))
+        block = piece[place.row : place.row + tensor.channels, place.cell : place.cell + cells]
+        if place.activated:
+            block = decode.logit(block)
+        shape = (tensor.channels, *like[tensor.name].shape[2:])
+        tensors[tensor.name][0, tensor.start : tensor.stop] = block.reshape(shape)
+    return tensors
 
 
 def _starts(head: HeadSpec, ours: Values) -> tuple[int, ...]:
@@ -183,20 +232,18 @@ def _pieces(values: npt.NDArray[np.float32]) -> Iterator[Floats]:
         yield values[0].transpose(0, 3, 1, 2).reshape(anchors * width, -1)
 
 
-def _nearest(wanted: Floats, piece: Floats, start: int) -> float:
-    """The smallest difference to any run of rows of an output that begins at cell `start`."""
+def _nearest(wanted: Floats, piece: Floats, start: int) -> Iterator[tuple[int, float]]:
+    """Yield each run of rows of an output that begins like `wanted` at cell `start`: row, error."""
     rows, cells = wanted.shape
     if piece.shape[0] < rows or piece.shape[1] < start + cells:
-        return float("inf")
-    best = float("inf")
+        return
     first = np.abs(piece[: len(piece) - rows + 1, start] - wanted[0, 0]) < 1e-3
     for row in np.flatnonzero(first):
         block = piece[row : row + rows, start : start + cells]
-        best = min(best, float(np.abs(block - wanted).max()))
-    return best
+        yield int(row), float(np.abs(block - wanted).max())
 
 
-def _readings(
+def readings(
     outputs: list[npt.NDArray[np.float32]], classes: int, size: tuple[int, int]
 ) -> Iterator[Reading]:
     """Read a network's outputs in every way that their shapes allow."""
@@ -259,9 +306,10 @@ def _one_hot(score: Floats, label: Floats, classes: int) -> Floats:
     return found
 
 
-def _compare(
+def compare(
     head: HeadSpec, ours: Sequence[Values], owns: Sequence[Reading], size: tuple[int, int]
 ) -> CutProof:
+    """Return how far our decode of the cut's tensors is from readings of the network's output."""
     box = score = 0.0
     kind = "decoded"
     for tensors, own in zip(ours, owns, strict=True):
@@ -389,7 +437,9 @@ def _solve_priors(
         fits = [_fit(np.stack([raw[2 + k], np.ones_like(raw[0])]), np.log(wh[k])) for k in (0, 1)]
         prior = [float(np.exp(f[1])) for f in fits]
         steps = [_fit(np.stack([raw[k], grid[k]]), center[k]) for k in (0, 1)]
-        variances = np.asarray([steps[0][0] / prior[0], steps[1][0] / prior[1], *(f[0] for f in fits)])
+        variances = np.asarray(
+            [steps[0][0] / prior[0], steps[1][0] / prior[1], *(f[0] for f in fits)]
+        )
         strides[part.stride] = float(_tidy(np.asarray(steps[0][1])))
         priors.append((prior[0], prior[1]))
     grouped, start = [], 0
@@ -409,9 +459,7 @@ def _fit(columns: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> l
     return [float(v) for v in found]
 
 
-def _prior_index(
-    head: HeadSpec, counts: list[int], by_cell: bool
-) -> list[npt.NDArray[np.int64]]:
+def _prior_index(head: HeadSpec, counts: list[int], by_cell: bool) -> list[npt.NDArray[np.int64]]:
     """Where each anchor's cells stand in the network's list of predictions."""
     index, start, at = [], 0, 0
     for anchors in head.anchors:

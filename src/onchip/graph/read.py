@@ -32,7 +32,7 @@ class Model:
     """An ONNX graph with its digest. The protobuf is never changed in place."""
 
     proto: onnx.ModelProto
-    digest: str  # sha256 of the file as it was read
+    digest: str  # sha256 of the file as it was read, with the weights that stand beside it
     name: str = ""
 
     @cached_property
@@ -85,7 +85,7 @@ class Model:
     @property
     def opset(self) -> int:
         """The version of the standard operator set."""
-        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")))
+        return max(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -124,7 +124,16 @@ def read(path: Path, size: tuple[int, int] | None = None) -> Model:
         InputError: not an ONNX file, damaged, or without a size.
         UnsupportedError: not a network over one image.
     """
-    model = load(path)
+    return prepared(load(path), size)
+
+
+def prepared(model: Model, size: tuple[int, int] | None = None) -> Model:
+    """Return a loaded model with a fixed size, in float32, at an opset that we know.
+
+    Raises:
+        InputError: it has no size, and none was given.
+        UnsupportedError: not a network over one image.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     _drop_initializer_inputs(proto)
@@ -148,6 +157,7 @@ def load(path: Path) -> Model:
     if len(data) > MAX_BYTES:
         raise InputError(f"{path} is larger than an ONNX file can be (2 GiB)")
     proto = parse(data, str(path))
+    external = any(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -155,6 +165,8 @@ def load(path: Path) -> Model:
             f"{path} keeps its weights in another file, which cannot be read: {error}",
             "put the .onnx and its data file into one folder",
         ) from error
+    if external:
+        data = bytes(proto.SerializeToString())
     return Model(proto, hashlib.sha256(data).hexdigest(), path.stem)
 
 
@@ -228,7 +240,7 @@ def _named_size(metadata: dict[str, str]) -> tuple[int, int] | None:
 
 
 def _widen(proto: onnx.ModelProto) -> None:
-    """Turn float16 weights, types and casts into float32; computing in half is a chip's business."""
+    """Turn float16 weights, types and casts into float32; half precision is a chip's business."""
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     graph = proto.graph
     for tensor in graph.initializer:

@@ -27,10 +27,8 @@ class Runner:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the graph: {reason(error)}") from error
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self._input = self._session.get_inputs()[0].name
@@ -43,7 +41,7 @@ class Runner:
         """Return every output, in the graph's order."""
         try:
             found: Sequence[Array] = self._session.run(None, {self._input: tensor})
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ToolError(f"ONNX Runtime cannot run the graph: {reason(error)}") from error
         return found
 

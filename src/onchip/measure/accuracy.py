@@ -38,6 +38,7 @@ class Accuracy:
     map50: float
     interval: tuple[float, float]
     by_class: tuple[float, ...]  # nan where a class has no true box
+    draws: npt.NDArray[np.float64]  # mAP50-95 of each resample; the same images at each seed
 
 
 def match(found: Detections, truth: Detections, classes: int) -> Matches:
@@ -97,6 +98,7 @@ def accuracy(
         map50=_mean(whole[:, :1]),
         interval=(float(low), float(high)),
         by_class=tuple(float(v) for v in whole.mean(axis=1)),
+        draws=np.asarray(draws),
     )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,4 +65,4 @@ def _once(program: Program, path: Path, limits: Limits | None) -> list[float]:
     marks.append(time.perf_counter())
     program.read(tensors, box, limits)
     marks.append(time.perf_counter())
-    return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    return [b - a for a, b in pairwise(marks)]

@@ -40,21 +40,27 @@ class Pairing:
 
 def pair(reference: Detections, found: Detections) -> Pairing:
     """Pair detections of one class that overlap by half, greedily by overlap."""
+    pairs = pair_indices(reference, found)
     overlaps = iou(reference.boxes, found.boxes)
-    overlaps = np.where(reference.classes[:, None] == found.classes[None, :], overlaps, 0)
-    pairs: list[tuple[int, int]] = []
-    free = overlaps.copy()
-    while free.size and free.max() >= SAME:
-        row, column = np.unravel_index(int(free.argmax()), free.shape)
-        pairs.append((int(row), int(column)))
-        free[row, :] = 0
-        free[:, column] = 0
     return Pairing(
         len(reference),
         len(found),
         tuple(float(overlaps[p]) for p in pairs),
         tuple(float(found.scores[c] - reference.scores[r]) for r, c in pairs),
     )
+
+
+def pair_indices(reference: Detections, found: Detections) -> list[tuple[int, int]]:
+    """Return which detection of `reference` goes with which of `found`."""
+    overlaps = iou(reference.boxes, found.boxes)
+    free = np.where(reference.classes[:, None] == found.classes[None, :], overlaps, 0)
+    pairs: list[tuple[int, int]] = []
+    while free.size and free.max() >= SAME:
+        row, column = np.unravel_index(int(free.argmax()), free.shape)
+        pairs.append((int(row), int(column)))
+        free[row, :] = 0
+        free[:, column] = 0
+    return pairs
 
 
 def parity(pairings: Sequence[Pairing], noise: "Noise | None" = None) -> Parity:

@@ -1,8 +1,8 @@
 """Find what a network expects of its pixels by trying what is plausible on the user's images.
 
 The right preprocessing is the one under which the network sees best: by mAP where the images have
-labels, else by how many objects it is sure of. Letterbox kinds differ little without labels, and
-the report says how sure the choice is.
+labels, else by what it is sure of in an image and in its mirror image alike. Letterbox kinds
+differ little without labels, and the report says how sure the choice is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,14 @@ import numpy.typing as npt
 from onchip.detections import Detections
 from onchip.graph.pixels import BYTES, CENTERED, IMAGENET, UNIT, Pixels, convention
 from onchip.measure.accuracy import accuracy, match
+from onchip.measure.parity import pair_indices
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.vision.decode import decode
 from onchip.vision.preprocess import Image, prepare
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 Run = Callable[[npt.NDArray[np.generic]], Tensors]
-MARGIN = 1.05  # by how much another choice must beat the family's convention
+MARGIN = 1.15  # by how much another choice must beat the family's convention
 SURE = 0.25
 
 
@@ -43,24 +44,33 @@ class Guess:
 
     @property
     def certainty(self) -> float:
-        """How far the best choice of another kind is behind, 0 to 1."""
-        scores = [s for p, s in self.tried if p != self.pixels]
+        """How far the best of the other colour orders and value ranges is behind, 0 to 1."""
+        return self._behind(lambda p: (p.color, p.mean, p.std) != self._values)
+
+    @property
+    def _values(self) -> tuple[object, object, object]:
+        return (self.pixels.color, self.pixels.mean, self.pixels.std)
+
+    def _behind(self, other: Callable[[Pixels], bool]) -> float:
         best = dict(self.tried)[self.pixels]
-        return max(0.0, 1 - max(scores, default=0.0) / best) if best > 0 else 0.0
+        rest = max((s for p, s in self.tried if other(p)), default=0.0)
+        return max(0.0, 1 - max(rest, 0.0) / best) if best > 0 else 0.0
 
     def verdict(self) -> Verdict:
         """Say what was taken and how sure that is."""
-        measure = "mAP" if self.labelled else "confidence"
-        second = next(((p, s) for p, s in self.tried if p != self.pixels), None)
+        measure = "mAP" if self.labelled else "agreement with mirror images"
         best = dict(self.tried)[self.pixels]
+        sure = self.certainty >= 0.1
         text = (
             f"the model does not say how its pixels are prepared; tried {len(self.tried)} ways on "
-            f"{self.images} images and took {_describe(self.pixels)} ({measure} {best:.3f}"
+            f"{self.images} images and took {_describe(self.pixels)}: {measure} {best:.3f}, other "
+            f"colour orders and value ranges are {self.certainty:.0%} or more behind"
         )
-        text += f"; next {_describe(second[0])}, {second[1]:.3f})" if second else ")"
-        sure = self.certainty >= 0.1
+        kind = self.pixels.letterbox
+        if self._behind(lambda p: p.letterbox != kind) < 0.1:
+            text += f"; the letterbox kinds cannot be told apart by that, {kind} is an assumption"
         if not sure:
-            text += "; not sure: check it, and say --color, --mean, --std, --letterbox if it is wrong"
+            text += "; not sure: check it, and say --color, --mean, --std if it is wrong"
         return Verdict(code="pixels_guessed", message=text, level="info" if sure else "warning")
 
 
@@ -127,17 +137,35 @@ def _placements(known: Pixels) -> Iterator[Change]:
 
 
 def _score(run: Run, head: HeadSpec, spec: InputSpec, photos: Sequence[Photo]) -> float:
-    """Return mAP50-95 where there are labels, else the mean sum of confident scores."""
-    labelled = all(p.truth is not None for p in photos)
-    matches, total = [], 0.0
-    for photo in photos:
-        tensor, box = prepare(photo.image, spec)
-        least = 0.001 if labelled else SURE
-        found = decode(head, run(tensor), (spec.width, spec.height), confidence=least)
-        found = Detections(box.undo(found.boxes), found.scores, found.classes)
-        if photo.truth is not None and labelled:
+    """Return mAP50-95 where there are labels, else how far the mirrored images are seen alike."""
+    if all(p.truth is not None for p in photos):
+        matches = []
+        for photo in photos:
+            assert photo.truth is not None
+            found = _look(run, head, spec, photo.image, 0.001)
             matches.append(match(found, photo.truth, head.classes))
-        total += float(np.square(found.scores).sum())
-    if labelled:
         return accuracy(matches, head.classes, resamples=0).map50_95
-    return total / len(photos)
+    return sum(mirrored(run, head, spec, p.image) for p in photos) / len(photos)
+
+
+def mirrored(run: Run, head: HeadSpec, spec: InputSpec, image: Image) -> float:
+    """Return how much a network is sure of in an image and in its mirror image alike.
+
+    What is seen in both counts by its score, what is seen in one of them counts against: a network
+    whose pixels are wrong may be sure of much, but not of the same things.
+    """
+    first = _look(run, head, spec, image, SURE)
+    other = _look(run, head, spec, np.ascontiguousarray(image[:, ::-1]), SURE)
+    width = image.shape[1]
+    turned = other.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
+    second = Detections(turned.astype(np.float32), other.scores, other.classes)
+    pairs = pair_indices(first, second)
+    shared = sum(float(np.minimum(first.scores[i], second.scores[j])) ** 2 for i, j in pairs)
+    alone = float(np.square(first.scores).sum() + np.square(second.scores).sum()) - 2 * shared
+    return shared - alone / 2
+
+
+def _look(run: Run, head: HeadSpec, spec: InputSpec, image: Image, least: float) -> Detections:
+    tensor, box = prepare(image, spec)
+    found = decode(head, run(tensor), (spec.width, spec.height), confidence=least)
+    return Detections(box.undo(found.boxes), found.scores, found.classes)

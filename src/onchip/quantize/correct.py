@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.graph.read import Model
-from onchip.quantize.observe import Stats
+from onchip.quantize.stats import Stats
 
 Floats = npt.NDArray[np.floating]
 
 
-def bias_shift(
-    weights: Floats, rounded: Floats, means: Floats
-) -> npt.NDArray[np.float64]:
+def bias_shift(weights: Floats, rounded: Floats, means: Floats) -> npt.NDArray[np.float64]:
     """Return how far rounding moves the mean of each output channel.
 
     Args:

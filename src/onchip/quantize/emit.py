@@ -138,7 +138,9 @@ def _weights(
         made.append(numpy_helper.from_array(scale, f"{name}/scale"))
         made.append(numpy_helper.from_array(np.zeros(len(scale), array.dtype), f"{name}/zero"))
         inputs = [f"{name}/{part}" for part in ("codes", "scale", "zero")]
-        found.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}/dequantize", axis=0))
+        found.append(
+            helper.make_node("DequantizeLinear", inputs, [name], f"{name}/dequantize", axis=0)
+        )
     del node.input[1:]
     node.input.extend([weight_name, bias_name])
     return found

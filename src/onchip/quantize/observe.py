@@ -7,103 +7,26 @@ any order, so that shards give what one pass gives.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.quantize.activations import function
-from onchip.quantize.attention import attention
+from onchip.quantize.attention import BACKGROUND, attention
 from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.regions import Regions
+from onchip.quantize.stats import Stats
 from onchip.spec import HeadSpec
 
 POSITIONS = 10  # rows and columns sampled per map and image
 Maker = Callable[[], npt.NDArray[np.generic] | None]
-BINS = 2048  # at least half of them used on the wider side of zero
-
-
-@dataclass
-class Stats:
-    """What was seen of one tensor: a weighted histogram, and mean and limits of each channel.
-
-    Bins are `2**exponent` wide and aligned to zero, so that two histograms of different widths
-    merge exactly: the finer is folded into the coarser.
-    """
-
-    exponent: int = -30
-    counts: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(2 * BINS))
-    total: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    low: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    high: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    samples: int = 0  # per channel
-
-    def add(self, values: Array, weights: npt.NDArray[np.float64]) -> None:
-        """Take in one sample `(channels, n)`, whose places count as `weights (n,)` say."""
-        low, high = values.min(axis=1), values.max(axis=1)
-        self._widen(max(float(-low.min()), float(high.max())))
-        index = values.ravel() * np.float32(2.0**-self.exponent)
-        index += BINS  # positive now, so that the cast rounds down
-        each = np.broadcast_to(weights, values.shape).ravel()
-        self.counts += np.bincount(index.astype(np.int32), each, minlength=2 * BINS)
-        first = not self.samples
-        total = values.sum(axis=1, dtype=np.float64)
-        self.total = total if first else self.total + total
-        self.low = low if first else np.minimum(self.low, low)
-        self.high = high if first else np.maximum(self.high, high)
-        self.samples += values.shape[1]
-
-    def merge(self, other: "Stats") -> None:
-        """Take in what another observer saw of the same tensor."""
-        if not other.samples:
-            return
-        self._widen(2.0**other.exponent * BINS * 0.75)
-        counts, exponent = other.counts, other.exponent
-        while exponent < self.exponent:
-            counts, exponent = _fold(counts), exponent + 1
-        while self.exponent < exponent:
-            self.counts, self.exponent = _fold(self.counts), self.exponent + 1
-        self.counts = self.counts + counts
-        first = not self.samples
-        self.total = other.total if first else self.total + other.total
-        self.low = other.low if first else np.minimum(self.low, other.low)
-        self.high = other.high if first else np.maximum(self.high, other.high)
-        self.samples += other.samples
-
-    def _widen(self, magnitude: float) -> None:
-        """Fold the histogram until `magnitude` falls inside it."""
-        while magnitude >= (BINS - 1) * 2.0**self.exponent:
-            self.counts, self.exponent = _fold(self.counts), self.exponent + 1
-
-    @property
-    def mean(self) -> npt.NDArray[np.float64]:
-        """The mean of each channel."""
-        return self.total / max(self.samples, 1)
-
-    @property
-    def centers(self) -> npt.NDArray[np.floating]:
-        """The middle of each bin that holds something."""
-        return (np.flatnonzero(self.counts) - BINS + 0.5) * 2.0**self.exponent
-
-    @property
-    def weights(self) -> npt.NDArray[np.float64]:
-        """How much each of `centers` was seen, as parts of one."""
-        seen = self.counts[self.counts > 0]
-        return seen / seen.sum()
-
-
-def _fold(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Halve the resolution: bins 2i and 2i+1, counted from zero, become one."""
-    folded = np.zeros_like(counts)
-    folded[BINS // 2 : BINS // 2 + BINS] = counts.reshape(-1, 2).sum(axis=1)
-    return folded
+BATCH = 4  # images whose samples are folded together: fewer, larger steps
 
 
 def observe(
@@ -133,14 +56,13 @@ def observe(
     # one observer per worker, so that folding runs beside inference; merged at the end
     def work() -> dict[str, Stats]:
         nonlocal done
-        seen: dict[str, Stats] = {}
+        observer = _Observer(regions)
         while (make := source.next()) is not None:
             if (tensor := make()) is not None:
-                for name, (values, weights) in watch(tensor):
-                    seen.setdefault(name, Stats()).add(values, weights)
+                observer.take(watch(tensor))
             done += 1
             progress(done)
-        return seen
+        return observer.finish()
 
     with ThreadPoolExecutor(workers) as pool:
         shards = [f.result() for f in [pool.submit(work) for _ in range(workers)]]
@@ -174,21 +96,49 @@ class _Watch:
             if grid not in weights:
                 flat = values.ndim != 4
                 weights[grid] = np.ones(grid[1]) if flat else place_weights(looks, *grid)
-            found[name] = _by_channel(values)
-            yield name, (found[name], weights[grid])
-            for derived, activation in self._derived.get(name, ()):
-                made = function(activation)(found[name]).astype(np.float32, copy=False)
-                yield derived, (made, weights[grid])
+            sample, weight = _by_channel(values), weights[grid]
+            if name in self._head.outputs:
+                chosen = _telling(weight)
+                sample, weight = sample[:, chosen], weight[chosen]
+            yield name, (sample, weight)
         step = max(1, tensor.shape[-2] // (8 * POSITIONS))
         entry = _by_channel(np.asarray(tensor[:, :, ::step, ::step], np.float32))
         yield self._entry, (entry, np.ones(entry.shape[1]))
 
-    @cached_property
-    def _derived(self) -> dict[str, list[tuple[str, str]]]:
-        found: dict[str, list[tuple[str, str]]] = {}
-        for name, (raw, activation) in self._regions.derived.items():
-            found.setdefault(raw, []).append((name, activation))
-        return found
+
+class _Observer:
+    """Folds samples into statistics, a few images at a time."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._seen: dict[str, Stats] = {}
+        self._waiting: dict[str, list[Sample]] = {}
+        self._images = 0
+        self._derived: dict[str, list[tuple[str, str]]] = {}
+        for name, (raw, activation) in regions.derived.items():
+            self._derived.setdefault(raw, []).append((name, activation))
+
+    def take(self, samples: Iterator[tuple[str, Sample]]) -> None:
+        """Take in one image's samples."""
+        for name, sample in samples:
+            self._waiting.setdefault(name, []).append(sample)
+        self._images += 1
+        if self._images % BATCH == 0:
+            self._fold()
+
+    def finish(self) -> dict[str, Stats]:
+        """Return what was seen."""
+        self._fold()
+        return self._seen
+
+    def _fold(self) -> None:
+        for name, samples in self._waiting.items():
+            values = np.concatenate([v for v, _ in samples], axis=1)
+            weights = np.concatenate([w for _, w in samples])
+            self._seen.setdefault(name, Stats()).add(values, weights)
+            for derived, activation in self._derived.get(name, ()):
+                made = function(activation)(values).astype(np.float32, copy=False)
+                self._seen.setdefault(derived, Stats()).add(made, weights)
+        self._waiting = {}
 
 
 class _Shared:
@@ -201,6 +151,13 @@ class _Shared:
     def next(self) -> Maker | None:
         with self._lock:
             return next(islice(self._source, 1), None)
+
+
+def _telling(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the places of a head where something is seen, and one in eight of the others."""
+    telling = weights > 2 * BACKGROUND
+    telling[::8] = True
+    return np.flatnonzero(telling)
 
 
 def _by_channel(values: Array) -> Array:
@@ -221,15 +178,10 @@ def _sampled(model: Model, head: HeadSpec, names: Sequence[str]) -> onnx.ModelPr
         step = max(1, max(shape[2:]) // POSITIONS) if len(shape) == 4 else 1
         step = 1 if name in head.outputs else step
         if step > 1:
+            # a pooling of single cells: ONNX Runtime takes it from its blocked layout, where a
+            # Slice would make it turn the whole tensor round first
             output = f"onchip_sample_{number}"
-            start = step // 2
-            fields = {"start": [start, start], "end": [1 << 30] * 2, "axis": [2, 3]}
-            fields["step"] = [step, step]
-            for key, value in fields.items():
-                array = np.asarray(value, np.int64)
-                graph.initializer.append(numpy_helper.from_array(array, f"{output}_{key}"))
-            graph.node.append(
-                helper.make_node("Slice", [name, *(f"{output}_{k}" for k in fields)], [output])
-            )
+            fields = {"kernel_shape": [1, 1], "strides": [step, step]}
+            graph.node.append(helper.make_node("MaxPool", [name], [output], **fields))
         graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
     return proto

@@ -1,4 +1,4 @@
-"""The quantization plan: every scale, zero point and precision, decided before anything is built."""
+"""The quantization plan: every scale, zero point and precision, before anything is built."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,10 @@ from msgspec import Struct
 from onchip.graph.read import Model
 from onchip.quantize import weights as rounding
 from onchip.quantize.correct import bias_shift, by_channel
-from onchip.quantize.observe import Stats
 from onchip.quantize.ranges import Range, choose, fit
 from onchip.quantize.regions import Layer, Regions
+from onchip.quantize.stats import Stats
 from onchip.spec import InputSpec, QuantSpec
-
 
 HEADROOM = 1.25  # over the highest value that calibration saw in a channel
 NO_KERNEL = "no integer kernel on this target"
@@ -103,7 +102,9 @@ def make_plan(
     layers = tuple(
         _layer_plan(x, model, seen, quant, planned.get(x.data))
         if x.node in regions.integer
-        else LayerPlan(node=x.node, precision="float32", reason=(reasons or {}).get(x.node, NO_KERNEL))
+        else LayerPlan(
+            node=x.node, precision="float32", reason=(reasons or {}).get(x.node, NO_KERNEL)
+        )
         for x in regions.layers
     )
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)

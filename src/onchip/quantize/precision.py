@@ -14,9 +14,9 @@ import numpy.typing as npt
 from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.quantize.emit import emit
-from onchip.quantize.observe import Stats
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.regions import Layer, divide
+from onchip.quantize.stats import Stats
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.vision import decode
 
@@ -63,11 +63,29 @@ class _Search:
 
     def loss(self, plan: QuantPlan) -> float:
         """How far the plan's scores are from the float network's."""
-        regions = divide(self.model, self.head, plan.quant, plan.floats)
-        proto = emit(self.model, regions, plan, raw_input=False)
-        run = Runner(proto.SerializeToString())
-        size = (self.spec.width, self.spec.height)
-        return score_loss(self.head, size, self.wanted, [run(t) for t in self.probes])
+        return _loss(self.model, self.head, self.spec, plan, self.probes, self.wanted)
+
+
+def fidelity_loss(
+    model: Model, head: HeadSpec, spec: InputSpec, plan: QuantPlan, probes: Tensors
+) -> float:
+    """Return how far a plan's scores are from the float network's on some inputs."""
+    run = Runner(model.bytes)
+    return _loss(model, head, spec, plan, probes, [run(t) for t in probes])
+
+
+def _loss(
+    model: Model,
+    head: HeadSpec,
+    spec: InputSpec,
+    plan: QuantPlan,
+    probes: Tensors,
+    wanted: Sequence[Mapping[str, Array]],
+) -> float:
+    regions = divide(model, head, plan.quant, plan.floats)
+    run = Runner(emit(model, regions, plan, raw_input=False).SerializeToString())
+    size = (spec.width, spec.height)
+    return score_loss(head, size, wanted, [run(t) for t in probes])
 
 
 def choose_precision(
@@ -95,19 +113,22 @@ def choose_precision(
     loss = search.loss(plan)
     if loss <= GATE or not limit:
         return Precision(plan, loss, _warning(loss))
-    floats = {n: "kept in float by the user" for n in plan.floats}
+    floats = dict.fromkeys(plan.floats, "kept in float by the user")
     best, best_loss = plan, loss
     for layers in _candidates(search, limit):
         nodes = {x.node: "" for x in layers}
         trial = search.plan_with(floats | nodes)
         if (reached := search.loss(trial)) < best_loss:
             best, best_loss = trial, reached
+        if best_loss <= GATE:
+            break
     if best is plan:
         return Precision(plan, loss, _warning(loss))
     raised = [n for n in best.floats if n not in floats]
     reason = f"kept in float: brings the score error from {loss:.0%} to {best_loss:.0%}"
     best = search.plan_with(floats | dict.fromkeys(raised, reason))
-    text = f"{', '.join(raised)} stay in float: the score error falls from {loss:.0%} to {best_loss:.0%}"
+    text = f"{', '.join(raised)} stay in float: "
+    text += f"the score error falls from {loss:.0%} to {best_loss:.0%}"
     verdict = Verdict(code="layers_in_float", message=text)
     return Precision(best, best_loss, (verdict, *_warning(best_loss)))
 

@@ -38,7 +38,7 @@ class Regions:
 
     `tensors` are those that get a scale; `groups` maps each to the tensor whose range it uses;
     `reads` maps a tensor to the function that its only reader applies (for choosing its range).
-    `watched` tensors must be observed; `derived` ones follow from a watched one: (tensor, activation).
+    `watched` tensors must be observed; `derived` ones follow from one: (tensor, activation).
     """
 
     layers: tuple[Layer, ...]
@@ -91,9 +91,7 @@ def silu(readers: list[onnx.NodeProto]) -> onnx.NodeProto | None:
     return by_op["Mul"]
 
 
-def divide(
-    model: Model, head: HeadSpec, quant: QuantSpec, floats: Iterable[str] = ()
-) -> Regions:
+def divide(model: Model, head: HeadSpec, quant: QuantSpec, floats: Iterable[str] = ()) -> Regions:
     """Divide a cut graph for a chip.
 
     Args:
@@ -135,9 +133,7 @@ def _sources(model: Model, found: tuple[Layer, ...]) -> list[str]:
     ]
 
 
-def _fits(
-    node: onnx.NodeProto, model: Model, quant: QuantSpec, weighted: set[str]
-) -> bool:
+def _fits(node: onnx.NodeProto, model: Model, quant: QuantSpec, weighted: set[str]) -> bool:
     if node.op_type not in quant.ops:
         return False
     if node.op_type in WEIGHTED:
@@ -147,9 +143,7 @@ def _fits(
     return not any(n in model.constants for n in node.input[:arguments])
 
 
-def _inner(
-    found: tuple[Layer, ...], model: Model, quant: QuantSpec, integer: set[str]
-) -> set[str]:
+def _inner(found: tuple[Layer, ...], model: Model, quant: QuantSpec, integer: set[str]) -> set[str]:
     """Tensors inside a layer that are never rounded: the chip clamps or fuses the activation."""
     inner: set[str] = set()
     for layer in found:

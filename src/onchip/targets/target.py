@@ -58,7 +58,7 @@ class Session(ABC):
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input of the artifact's `InputSpec`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to give back
         """Give the chip back."""
 
     def __enter__(self) -> Self:

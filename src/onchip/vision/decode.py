@@ -114,6 +114,16 @@ def sigmoid(x: Floats) -> Floats:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), x.dtype)
 
 
+def logit(p: Floats) -> Floats:
+    """Return what `sigmoid` turns into `p`, kept finite.
+
+    >>> logit(np.array([0.5])).tolist()
+    [0.0]
+    """
+    inside = np.clip(p, 1e-30, 1 - 6e-8)
+    return np.asarray(np.log(inside) - np.log1p(-inside), p.dtype)
+
+
 def levels(head: HeadSpec, tensors: Tensors, size: tuple[int, int]) -> Iterator[Level]:
     """Split head tensors into levels; `size` is the input's width and height."""
     for index, stride in enumerate(head.strides):

@@ -1,0 +1,135 @@
+"""Results as text for a terminal: plain, aligned, without colours."""
+
+from collections.abc import Iterable, Sequence
+
+from onchip.artifact import Artifact
+from onchip.measure.accuracy import Accuracy
+from onchip.measure.latency import Latency
+from onchip.measure.proof import Proof, Row
+from onchip.spec import Verdict
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align columns: the first to the left, the others to the right.
+
+    >>> print(table(["a", "b"], [["x", "10"]]))
+    a   b
+    x  10
+    """
+    lines = [list(head), *(list(r) for r in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def verdicts(found: Iterable[Verdict]) -> list[str]:
+    """One line each, the graver first."""
+    order = {"error": 0, "warning": 1, "info": 2}
+    names = {"error": "error", "warning": "warning", "info": "note"}
+    return [f"{names[v.level]}: {v.message}" for v in sorted(found, key=lambda v: order[v.level])]
+
+
+def size(count: int) -> str:
+    """Bytes for people.
+
+    >>> size(3400000)
+    '3.4 MB'
+    """
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def artifact(made: Artifact, path: str) -> str:
+    """What an artifact is and how it came to be."""
+    manifest = made.manifest
+    head = manifest.head
+    labels = ", ".join(head.labels[:6]) + (", …" if len(head.labels) > 6 else "")
+    lines = [
+        f"{path}: {manifest.source} for {manifest.target}",
+        f"  head    {head.family}, {head.classes} classes ({labels})",
+        f"  input   {manifest.input.describe()}",
+        f"  cut at  {', '.join(head.end_nodes)}",
+    ]
+    for stage in manifest.stages:
+        took = "skipped (nothing changed)" if stage.skipped else f"{stage.seconds:.1f} s"
+        notes = "; ".join(f"{k} {v}" for k, v in stage.notes.items())
+        lines.append(f"  {stage.name:<8} {took:<8} {notes}".rstrip())
+    for name, record in manifest.payloads.items():
+        lines.append(f"  {name:<8} {size(record.size):>8}  {record.file}")
+    tools = ", ".join(f"{k} {v}" for k, v in manifest.tools.items())
+    lines += [f"  tools   {tools}"] if tools else []
+    return "\n".join([*lines, *verdicts(manifest.verdicts)])
+
+
+def accuracy(found: Accuracy) -> str:
+    """COCO metrics with the interval."""
+    low, high = found.interval
+    return (
+        f"mAP50-95 {100 * found.map50_95:.1f} (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
+        f"mAP50 {100 * found.map50:.1f}, on {found.images} images"
+    )
+
+
+def latency(found: Latency) -> str:
+    """Percentiles and parts."""
+    rows = [[name, f"{value:.1f}"] for name, value in found.parts.items()]
+    whole = ", ".join(f"p{p} {v:.1f}" for p, v in found.whole.items())
+    return "\n".join(
+        [
+            f"{found.fps:.1f} images per second, one after the other; {found.images} timed",
+            f"whole, ms: {whole}",
+            table(["part", "median ms"], rows),
+        ]
+    )
+
+
+def proof(found: Proof) -> str:
+    """The proof table with its verdict."""
+    head = ["stage"]
+    if found.labelled:
+        head += ["mAP50-95", "interval", "mAP50", "drop", "its interval"]
+    head += ["matched", "IoU", "score shift", "SQNR dB"]
+    lines = [table(head, [_row(r, found.labelled) for r in found.rows])]
+    lines += verdicts(found.verdicts)
+    what = "with labels" if found.labelled else "without labels"
+    if found.passed:
+        lines.append(f"passed on {found.images} images {what}{_norm(found)}")
+    else:
+        lines.append(f"FAILED on {found.images} images {what}, first at: {found.broken}")
+        lines += [f"  {f}" for f in found.failures]
+        if found.cause is not None and found.cause.message not in found.failures:
+            lines.append(f"  cause: {found.cause.message}")
+    return "\n".join(lines)
+
+
+def _norm(found: Proof) -> str:
+    drop = found.rows[-1].drop
+    if drop is None:
+        return ""
+    return f": {drop:.1f} points lost in all (vendors' own builds lose a median of 1.2)"
+
+
+def _row(row: Row, labelled: bool) -> list[str]:
+    cells = [row.stage]
+    if labelled and row.accuracy is not None:
+        low, high = row.accuracy.interval
+        drop = row.drop_interval
+        cells += [
+            f"{100 * row.accuracy.map50_95:.1f}",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            f"{100 * row.accuracy.map50:.1f}",
+            f"{row.drop:.1f}" if row.drop is not None else "",
+            f"{drop[0]:.1f} to {drop[1]:.1f}" if drop else "",
+        ]
+    worst = min(row.parity.sqnr_db.values(), default=None)
+    return [
+        *cells,
+        f"{100 * row.parity.matched:.1f} %",
+        f"{row.parity.mean_iou:.3f}",
+        f"{row.parity.score_shift:+.3f}",
+        f"{worst:.1f}" if worst is not None else "",
+    ]

@@ -1,0 +1,245 @@
+"""The whole proof on one page: the same images through every stage, each against the one before."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from onchip.artifact import Artifact
+from onchip.build import cut_model, quantized, silent
+from onchip.dataset.samples import Dataset, Sample
+from onchip.detect.program import FOR_ACCURACY, Program
+from onchip.detections import Detections
+from onchip.errors import OnchipError
+from onchip.graph import read
+from onchip.graph.original import Original, original
+from onchip.graph.read import Model
+from onchip.graph.run import Runner
+from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
+from onchip.measure.diagnose import Evidence, diagnose
+from onchip.measure.evaluate import check_classes, each
+from onchip.measure.parity import Noise, Pairing, pair, parity
+from onchip.measure.proof import Example, Gate, Proof, Row
+from onchip.quantize.plan import QuantPlan
+from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.targets import target as targets
+from onchip.vision.nms import nms
+from onchip.vision.preprocess import Image, prepare, read_image
+
+CLEAR = 0.25  # the score from which a detection counts for matching
+Tensors = Mapping[str, np.ndarray]
+See = Callable[[Image], tuple[Detections, "Tensors | None"]]
+Progress = Callable[[str, int, int], None]
+
+
+def verify(
+    artifact: Artifact,
+    data: Dataset,
+    *,
+    labelled: bool,
+    gate: Gate | None = None,
+    progress: Progress = silent,
+) -> Proof:
+    """Prove an artifact on images, stage by stage.
+
+    Args:
+        artifact: at least parsed; the stages that it lacks are left out.
+        data: the images, and their true boxes if `labelled`.
+        labelled: whether to measure mAP.
+        gate: what the build may lose.
+        progress: is told how far it is.
+
+    Raises:
+        InputError: an image cannot be read, or the classes do not fit.
+    """
+    gate = gate or Gate()
+    head = artifact.manifest.head
+    if labelled:
+        check_classes(data, head.classes)
+    stages, verdicts = _stages(artifact, data.samples)
+    seen, examples = _look(stages, data.samples, head, labelled, progress)
+    rows = _rows(stages, seen, head.classes, labelled)
+    failures, broken = _judge(rows, gate)
+    progress("diagnose", 0, 1)
+    cause = diagnose(_evidence(artifact, data, labelled, broken))
+    progress("diagnose", 1, 1)
+    if cause is not None and cause.stage == "input":
+        failures, broken = [*failures, cause.message], "input"
+    return Proof(
+        rows=tuple(rows),
+        images=len(data.samples),
+        labelled=labelled,
+        gate=gate,
+        failures=tuple(failures),
+        broken=broken,
+        cause=cause if failures else None,
+        verdicts=tuple(verdicts),
+        examples=tuple(sorted(examples, key=lambda e: e.matched)),
+    )
+
+
+def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
+    """Return images without labels as a data set."""
+    empty = np.zeros((0, 4), np.float32)
+    return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
+
+
+def _stages(artifact: Artifact, samples: Sequence[Sample]) -> tuple[dict[str, See], list[Verdict]]:
+    """Every stage that exists, by name, in order."""
+    manifest, model = artifact.manifest, cut_model(artifact)
+    stages: dict[str, See] = {}
+    verdicts: list[Verdict] = []
+    spec = manifest.input
+    example = prepare(read_image(samples[0].path), spec)[0]
+    try:
+        source = Model(
+            read.parse(artifact.payload("source"), "source.onnx"), manifest.source_sha256
+        )
+        whole = read.prepared(source, (spec.width, spec.height))
+        own = original(whole, model, manifest.head, example, threads=1)
+        stages["original"] = _original(own, spec)
+    except OnchipError as error:
+        verdicts.append(Verdict(code="original_unread", message=str(error), level="warning"))
+    stages["cut"] = _program(Runner(model.bytes, threads=1), spec, manifest.head)
+    if "plan" in artifact.payloads:
+        emulation = Runner(quantized(artifact).bytes, threads=1, optimize=False)
+        inner = msgspec.structs.replace(spec, dtype="uint8" if spec.uniform else "float32")
+        stages["plan"] = _program(emulation, inner, manifest.head)
+    if manifest.program_input is not None:
+        session = targets.get(manifest.target).open(artifact.payload("program"), threads=1)
+        stages["compiled"] = _program(session, manifest.program_input, manifest.head)
+    return stages, verdicts
+
+
+def _program(run: object, spec: InputSpec, head: HeadSpec) -> See:
+    program = Program(run, spec, head)  # type: ignore[arg-type]
+    return lambda image: program.see(image, FOR_ACCURACY)
+
+
+def _original(own: Original, spec: InputSpec) -> See:
+    def see(image: Image) -> tuple[Detections, None]:
+        tensor, box = prepare(image, spec)
+        boxes, scores = own(tensor)
+        rows, classes = np.nonzero(scores >= FOR_ACCURACY.confidence)
+        found = Detections(boxes[rows], scores[rows, classes], classes)
+        if own.selected:
+            found = found[np.argsort(-found.scores, kind="stable")[: FOR_ACCURACY.most]]
+        else:
+            found = nms(found, FOR_ACCURACY.overlap, FOR_ACCURACY.most)
+        return Detections(box.undo(found.boxes), found.scores, found.classes), None
+
+    return see
+
+
+@dataclass
+class _Seen:
+    """What one stage saw, folded image by image."""
+
+    matches: list[Matches] = field(default_factory=list)
+    pairings: list[Pairing] = field(default_factory=list)
+    noise: Noise = field(default_factory=Noise)
+
+
+def _look(
+    stages: Mapping[str, See],
+    samples: Sequence[Sample],
+    head: HeadSpec,
+    labelled: bool,
+    progress: Progress,
+) -> tuple[dict[str, _Seen], list[Example]]:
+    def one(sample: Sample) -> tuple[Sample, Image, list[tuple[Detections, Tensors | None]]]:
+        image = read_image(sample.path)
+        return sample, image, [see(image) for see in stages.values()]
+
+    seen = {name: _Seen() for name in stages}
+    examples: list[Example] = []
+    for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
+        reference = _clear(results[0][0])
+        tensors = results[list(stages).index("cut")][1]
+        for folded, (found, made) in zip(seen.values(), results, strict=True):
+            if labelled:
+                truth = sample.truth((image.shape[1], image.shape[0]))
+                folded.matches.append(match(found, truth, head.classes))
+            folded.pairings.append(pair(reference, _clear(found)))
+            if made is not None and tensors is not None and made is not tensors:
+                folded.noise.add(tensors, made)
+        last = seen[list(stages)[-1]].pairings[-1]
+        examples.append(
+            Example(sample.path, parity([last]).matched, reference, _clear(results[-1][0]))
+        )
+        progress("verify", done, len(samples))
+    return seen, examples
+
+
+def _clear(found: Detections) -> Detections:
+    return found[found.scores >= CLEAR]
+
+
+def _rows(
+    stages: Mapping[str, See], seen: Mapping[str, _Seen], classes: int, labelled: bool
+) -> list[Row]:
+    rows: list[Row] = []
+    for name in stages:
+        found = accuracy(seen[name].matches, classes) if labelled else None
+        first = rows[0].accuracy if rows else found
+        above = rows[-1].accuracy if rows else None
+        rows.append(
+            Row(
+                stage=name,
+                accuracy=found,
+                parity=parity(seen[name].pairings, seen[name].noise),
+                drop=_points(first, found),
+                drop_interval=_drop_interval(first, found),
+                step=_points(found, above),
+            )
+        )
+    return rows
+
+
+def _points(first: Accuracy | None, second: Accuracy | None) -> float | None:
+    if first is None or second is None:
+        return None
+    return 100 * (first.map50_95 - second.map50_95)
+
+
+def _drop_interval(first: Accuracy | None, second: Accuracy | None) -> tuple[float, float] | None:
+    """The 95 % interval of the drop: both stages resampled on the same images."""
+    if first is None or second is None or first is second or not len(first.draws):
+        return None
+    low, high = np.percentile(100 * (first.draws - second.draws), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _judge(rows: Sequence[Row], gate: Gate) -> tuple[list[str], str]:
+    """Return what is past the gate, and the first stage where it is."""
+    failures, broken = [], ""
+    for row in rows[1:]:
+        found = []
+        if row.drop is not None and row.drop > gate.max_drop:
+            found.append(f"{row.stage} loses {row.drop:.1f} points of mAP (gate {gate.max_drop:g})")
+        if row.parity.matched < gate.min_match:
+            found.append(
+                f"{row.stage} matches {row.parity.matched:.1%} of the detections "
+                f"(gate {gate.min_match:.0%})"
+            )
+        broken = broken or (row.stage if found else "")
+        failures += found
+    return failures, broken
+
+
+def _evidence(artifact: Artifact, data: Dataset, labelled: bool, broken: str) -> Evidence:
+    manifest = artifact.manifest
+    plan = None
+    if "plan" in artifact.payloads:
+        plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
+    return Evidence(
+        model=cut_model(artifact),
+        head=manifest.head,
+        input=manifest.input,
+        plan=plan,
+        samples=data.samples,
+        labelled=labelled,
+        broken=broken,
+    )
