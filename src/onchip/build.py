@@ -322,6 +322,6 @@ def _digests(images: Sequence[Path]) -> list[bytes]:
 def _key(*parts: object) -> str:
     digest = hashlib.sha256(f"{onchip.__version__} {FORMAT}".encode())
     for part in parts:
-        data = part if isinstance(part, bytes) else repr(part).encode()
+        data = msgspec.json.encode(part, order="deterministic")
         digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()

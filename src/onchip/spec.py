@@ -11,7 +11,7 @@ from msgspec import Struct
 Role = Literal["box", "class", "object", "all"]
 Letterboxing = Literal["center", "topleft", "stretch"]
 Color = Literal["rgb", "bgr"]
-Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query"]
+Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query", "xywh"]
 Scoring = Literal["class", "object", "softmax"]
 
 

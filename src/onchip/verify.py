@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -80,12 +79,6 @@ def verify(
     )
 
 
-def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
-    """Return images without labels as a data set."""
-    empty = np.zeros((0, 4), np.float32)
-    return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
-
-
 def _stages(artifact: Artifact, samples: Sequence[Sample]) -> tuple[dict[str, See], list[Verdict]]:
     """Every stage that exists, by name, in order."""
     manifest, model = artifact.manifest, cut_model(artifact)
@@ -137,9 +130,9 @@ def _original(own: Original, spec: InputSpec) -> See:
 class _Seen:
     """What one stage saw, folded image by image."""
 
+    noise: Noise
     matches: list[Matches] = field(default_factory=list)
     pairings: list[Pairing] = field(default_factory=list)
-    noise: Noise = field(default_factory=Noise)
 
 
 def _look(
@@ -153,7 +146,7 @@ def _look(
         image = read_image(sample.path)
         return sample, image, [see(image) for see in stages.values()]
 
-    seen = {name: _Seen() for name in stages}
+    seen = {name: _Seen(Noise(head)) for name in stages}
     examples: list[Example] = []
     for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
         reference = _clear(results[0][0])
@@ -217,7 +210,8 @@ def _judge(rows: Sequence[Row], gate: Gate) -> tuple[list[str], str]:
     failures, broken = [], ""
     for row in rows[1:]:
         found = []
-        if row.drop is not None and row.drop > gate.max_drop:
+        real = row.drop_interval is None or row.drop_interval[0] > 0
+        if row.drop is not None and row.drop > gate.max_drop and real:
             found.append(f"{row.stage} loses {row.drop:.1f} points of mAP (gate {gate.max_drop:g})")
         if row.parity.matched < gate.min_match:
             found.append(

@@ -59,6 +59,12 @@ def load(path: Path, split: str = "val") -> Dataset:
     return Dataset(samples, labels)
 
 
+def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
+    """Return images without labels as a data set."""
+    empty = np.zeros((0, 4), np.float32)
+    return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
+
+
 def _notes(path: Path) -> dict[str, object]:
     try:
         notes = yaml.safe_load(path.read_text())

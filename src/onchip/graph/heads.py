@@ -59,7 +59,7 @@ def end_layers(model: Model) -> tuple[EndLayer, ...]:
             found.add(node.output[0])
         else:
             stack.extend(node.input)
-    return tuple(_end_layer(n, model) for n in model.proto.graph.node if n.output[0] in found)
+    return tuple(end_layer(n, model) for n in model.proto.graph.node if n.output[0] in found)
 
 
 def _is_learned(node: onnx.NodeProto, model: Model) -> bool:
@@ -73,7 +73,8 @@ def _is_learned(node: onnx.NodeProto, model: Model) -> bool:
     return not (flat.size < 64 and np.array_equal(flat, np.arange(flat.size)))
 
 
-def _end_layer(node: onnx.NodeProto, model: Model) -> EndLayer:
+def end_layer(node: onnx.NodeProto, model: Model) -> EndLayer:
+    """Return a node as an end layer."""
     shape = model.shapes.get(node.output[0], ())
     name = node.output[0]
     if len(shape) == 4:
@@ -104,6 +105,8 @@ def hypotheses(model: Model, ends: tuple[EndLayer, ...] | None = None) -> Iterat
     if levels:
         yield from _grid_heads(levels, model)
     yield from _query_heads(model)
+    if len(ends) == 1:
+        yield from _decoded_head(ends[0], model)
 
 
 def _refuse_other_tasks(model: Model) -> None:
@@ -290,7 +293,7 @@ def _reaches(model: Model, tensor: str, op: str) -> bool:
 
 def _two_layer_heads(levels: list[list[EndLayer]], model: Model) -> Iterator[HeadSpec]:
     """A box layer and a class layer per grid (YOLOv6, v8 and after, DAMO-YOLO, SSD)."""
-    for box, kind in ((0, 1), (1, 0)):
+    for box in (0, 1):
         ordered = [_by_role(layers, levels[0], box) for layers in levels]
         boxes, kinds = [x[0] for x in ordered], [x[1] for x in ordered]
         if any(x.channels % 4 for x in boxes):
@@ -406,6 +409,34 @@ def _query_heads(model: Model) -> Iterator[HeadSpec]:
                 yield _query_head(model, box, kind)
 
 
+def _decoded_head(end: EndLayer, model: Model) -> Iterator[HeadSpec]:
+    """The whole network with its decoding, `(1, 4 + classes, n)`: cut where boxes are ready."""
+    shape = model.shapes.get(end.tensor, ())
+    if len(shape) != 3 or shape[1] < 5 or shape[2] < shape[1]:
+        return
+    parts: tuple[tuple[Role, int, int], ...] = (("box", 0, 4), ("class", 4, shape[1]))
+    tensors = tuple(
+        HeadTensor(
+            name=end.tensor,
+            node=end.node,
+            role=role,
+            stride=1.0,
+            start=start,
+            stop=stop,
+            activated=True,
+        )
+        for role, start, stop in parts
+    )
+    named, classes = labels(model), shape[1] - 4
+    yield HeadSpec(
+        family="decoded",
+        coding="xywh",
+        scoring="class",
+        labels=named if len(named) == classes else tuple(f"class{i}" for i in range(classes)),
+        tensors=tensors,
+    )
+
+
 def _query_tensors(model: Model, fits: "object") -> list[str]:
     """Sigmoid outputs `(1, Q, C)` near the end of the graph, last first."""
     return [
@@ -422,6 +453,7 @@ def _query_tensors(model: Model, fits: "object") -> list[str]:
 def _query_head(model: Model, box: str, kind: str) -> HeadSpec:
     classes = model.shapes[kind][2]
     named = labels(model)
+    roles: tuple[tuple[str, Role], ...] = ((box, "box"), (kind, "class"))
     tensors = tuple(
         HeadTensor(
             name=name,
@@ -432,7 +464,7 @@ def _query_head(model: Model, box: str, kind: str) -> HeadSpec:
             stop=model.shapes[name][2],
             activated=True,
         )
-        for name, role in ((box, "box"), (kind, "class"))
+        for name, role in roles
     )
     return HeadSpec(
         family="rtdetr",

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from onchip.detections import Floats
 from onchip.errors import UnsupportedError
-from onchip.graph.heads import EndLayer, end_layers, hypotheses
+from onchip.graph.heads import EndLayer, end_layer, end_layers, hypotheses
 from onchip.graph.read import Model, cut_at
 from onchip.graph.run import Runner
 from onchip.spec import HeadSpec
@@ -97,9 +97,7 @@ def _named_ends(model: Model, names: Sequence[str]) -> tuple[EndLayer, ...]:
             f"the graph has no node {', '.join(missing)}",
             f"its last convolutions are {', '.join(near)}",
         )
-    outputs = {nodes[n].output[0] for n in names}
-    candidates = cut_at(model, tuple(outputs))
-    return tuple(e for e in end_layers(candidates) if e.tensor in outputs)
+    return tuple(end_layer(nodes[n], model) for n in names)
 
 
 def _unknown(

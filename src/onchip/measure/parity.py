@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.detections import Detections, iou
+from onchip.spec import HeadSpec
+from onchip.vision.decode import sigmoid
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 SAME = 0.5  # the overlap from which two boxes show one object
@@ -80,19 +82,28 @@ def parity(pairings: Sequence[Pairing], noise: "Noise | None" = None) -> Parity:
 
 
 class Noise:
-    """Adds up signal and error of head tensors over images."""
+    """Adds up signal and error of head tensors over images.
 
-    def __init__(self) -> None:
+    Scores are compared as scores: how far below zero a logit lies does not matter to anyone.
+    """
+
+    def __init__(self, head: HeadSpec) -> None:
+        self._scores = {
+            t.name
+            for t in head.tensors
+            if t.role in ("class", "object") and not t.activated and head.scoring != "softmax"
+        }
         self._power: dict[str, float] = {}
         self._error: dict[str, float] = {}
 
     def add(self, reference: Tensors, found: Tensors) -> None:
         """Take in one image."""
         for name, wanted in reference.items():
-            values = np.asarray(wanted, np.float64)
-            difference = values - found[name]
+            values, made = np.asarray(wanted, np.float64), np.asarray(found[name], np.float64)
+            if name in self._scores:
+                values, made = sigmoid(values), sigmoid(made)
             self._power[name] = self._power.get(name, 0.0) + float((values**2).sum())
-            self._error[name] = self._error.get(name, 0.0) + float((difference**2).sum())
+            self._error[name] = self._error.get(name, 0.0) + float(((values - made) ** 2).sum())
 
     def sqnr_db(self) -> dict[str, float]:
         """Return the ratio per tensor, at most 200 dB."""

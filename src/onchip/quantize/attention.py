@@ -19,9 +19,9 @@ Map = npt.NDArray[np.float64]
 def attention(head: HeadSpec, tensors: Tensors, size: tuple[int, int]) -> Map:
     """Return the best score per cell of the finest grid, `(rows, columns)`.
 
-    Heads without a grid (queries) look everywhere alike: `(1, 1)`.
+    Heads without a grid (queries, decoded boxes) look everywhere alike: `(1, 1)`.
     """
-    if head.coding == "query":
+    if head.coding in ("query", "xywh"):
         return np.ones((1, 1))
     whole = np.zeros((1, 1))
     for level in levels(head, tensors, size):

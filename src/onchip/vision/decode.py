@@ -45,8 +45,8 @@ def _from_distances(level: Level, distances: Floats, cells: npt.NDArray[np.int64
     return (corners * np.float32(level.stride)).T
 
 
-def _corners(center: Floats, size: Floats) -> Floats:
-    return np.concatenate([center - size / 2, center + size / 2]).T
+def _corners(center: npt.NDArray[np.floating], size: npt.NDArray[np.floating]) -> Floats:
+    return np.concatenate([center - size / 2, center + size / 2]).T.astype(np.float32, copy=False)
 
 
 def dfl(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
@@ -76,7 +76,8 @@ def anchor(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
     """Centre `2 sigmoid - 0.5` cells from the corner, size `(2 sigmoid)^2` anchors (YOLOv5, v7)."""
     unit = raw if level.activated else sigmoid(raw)
     center = (unit[:2] * 2 - 0.5 + level.points(cells)) * np.float32(level.stride)
-    return _corners(center, (unit[2:] * 2) ** 2 * np.asarray(level.anchor, np.float32)[:, None])
+    size = (unit[2:] * 2) ** 2 * np.asarray(level.anchor, np.float32)[:, None]
+    return _corners(center, size)
 
 
 def prior(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
@@ -95,6 +96,11 @@ def query(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
     return _corners(unit[:2], unit[2:])
 
 
+def xywh(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+    """Centre and size in input pixels, as networks give them that decode their boxes themselves."""
+    return _corners(raw[:2], raw[2:])
+
+
 CODINGS: dict[Coding, Callable[[Level, Floats, npt.NDArray[np.int64]], Floats]] = {
     "dfl": dfl,
     "ltrb": ltrb,
@@ -102,6 +108,7 @@ CODINGS: dict[Coding, Callable[[Level, Floats, npt.NDArray[np.int64]], Floats]] 
     "anchor": anchor,
     "prior": prior,
     "query": query,
+    "xywh": xywh,
 }
 
 
@@ -137,7 +144,7 @@ def _level(
     size: tuple[int, int],
     index: int,
 ) -> Iterator[Level]:
-    columns = tensors[parts[0].name].shape[1 if head.coding == "query" else 3]
+    columns = tensors[parts[0].name].shape[1 if head.coding == "query" else -1]
     flat = {p.role: _flat(tensors[p.name], head)[p.start : p.stop] for p in parts}
     activated = any(p.activated for p in parts)
     anchors = head.anchors[index] if head.anchors else ((1.0, 1.0),)

@@ -1,0 +1,183 @@
+"""build, parse, optimize, compile."""
+
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from onchip.artifact import Artifact, check_writable, load, save
+from onchip.build import Options, build, compile_, optimize, parse
+from onchip.cli.options import as_json, command, names, size, some
+from onchip.cli.output import bars, print_json, print_text
+from onchip.errors import InputError
+from onchip.graph.pixels import Pixels, triple
+from onchip.report import data, text
+from onchip.spec import Color, Letterboxing
+from onchip.vision.preprocess import find_images
+
+IMAGES = 128
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _options(*found: Decorator) -> Decorator:
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(found):
+            function = option(function)
+        return function
+
+    return wrap
+
+
+_target = click.option(
+    "-t", "--target", default="cpu", show_default=True, help="See onchip targets."
+)
+_output = click.option("-o", "--output", type=Path, help="The .onchip file to write.")
+_model_options = _options(
+    click.option("--imgsz", help="Input size, for a model without one: 640 or 640x480."),
+    click.option("--end-nodes", help="Cut at these nodes: a,b,c. Default: found and proven."),
+    click.option("--color", type=click.Choice(get_args(Color)), help="Channel order."),
+    click.option("--mean", help="Of the pixel values 0-255: one number or three."),
+    click.option("--std", help="Of the pixel values 0-255: one number or three."),
+    click.option("--letterbox", type=click.Choice(get_args(Letterboxing)), help="How photos fit."),
+    click.option("--pad", type=click.IntRange(0, 255), help="Grey value around the photo."),
+    click.option("--labels", help="Class names: a,b,c or a file with one per line."),
+)
+_photo_options = _options(
+    click.option("-c", "--calibrate", "photos", help="Photos like those the camera will see."),
+    click.option("--images", type=click.IntRange(0), default=IMAGES, show_default=True,
+                 help="How many of them to use; 0 is all."),
+)  # fmt: skip
+_precision_options = _options(
+    click.option("--keep-float", help="Layers (nodes) to keep in float: a,b,c."),
+    click.option("--max-float", type=click.IntRange(0), default=3, show_default=True,
+                 help="The most layers that onchip itself may keep in float."),
+)  # fmt: skip
+
+
+@command("onchip build best.onnx -t cpu -c photos/ -o best.onchip")
+@click.argument("model", type=Path)
+@_target
+@_photo_options
+@_output
+@_model_options
+@_precision_options
+@as_json
+def build_verb(model: Path, target: str, output: Path | None, as_json: bool, **given: Any) -> None:
+    """Make a compiled .onchip file of an ONNX MODEL: parse, optimize and compile in one.
+
+    Stages whose inputs did not change since the last build into the same file are skipped.
+    """
+    path = output or Path(f"{model.stem}.onchip")
+    older = _older(path)
+    photos = _photos(given)
+    with bars() as progress:
+        made = build(model, target, photos, options=_read(given), older=older, progress=progress)
+    _finish(made, path, as_json)
+
+
+@command("onchip parse best.onnx -t cpu -o best.onchip")
+@click.argument("model", type=Path)
+@_target
+@_photo_options
+@_output
+@_model_options
+@as_json
+def parse_verb(model: Path, target: str, output: Path | None, as_json: bool, **given: Any) -> None:
+    """Read an ONNX MODEL, find its head, cut it there and prove the cut."""
+    path = output or Path(f"{model.stem}.onchip")
+    older = _older(path)
+    photos = _photos(given) if given["photos"] else []
+    with bars() as progress:
+        made = parse(model, target, photos, options=_read(given), older=older, progress=progress)
+    _finish(made, path, as_json)
+
+
+@command("onchip optimize best.onchip -c photos/")
+@click.argument("file", type=Path)
+@_photo_options
+@_output
+@_precision_options
+@as_json
+def optimize_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -> None:
+    """Decide every scale and precision of a parsed FILE by watching it on photos."""
+    artifact = load(file)
+    path = output or file
+    check_writable(path)
+    with bars() as progress:
+        made = optimize(
+            artifact, _photos(given), options=_read(given), older=artifact, progress=progress
+        )
+    _finish(made, path, as_json)
+
+
+@command("onchip compile best.onchip")
+@click.argument("file", type=Path)
+@_output
+@as_json
+def compile_verb(file: Path, output: Path | None, as_json: bool) -> None:
+    """Make the file that the chip runs from an optimized FILE."""
+    artifact = load(file)
+    path = output or file
+    check_writable(path)
+    with bars() as progress:
+        made = compile_(artifact, older=artifact, progress=progress)
+    _finish(made, path, as_json)
+
+
+def _older(path: Path) -> Artifact | None:
+    """Return the artifact that stands where the new one will, if it is one.
+
+    A file that onchip did not write is never overwritten.
+    """
+    check_writable(path)
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except InputError as error:
+        if path.suffix == ".onchip":
+            return None
+        raise InputError(
+            f"{path} exists and is not an .onchip file", "choose another place with -o"
+        ) from error
+
+
+def _photos(given: dict[str, Any]) -> list[Path]:
+    if not given["photos"]:
+        raise InputError("no calibration images", "name a folder of photos: -c photos/")
+    return some(find_images(given["photos"]), given["images"])
+
+
+def _read(given: dict[str, Any]) -> Options:
+    mean, std = given.get("mean"), given.get("std")
+    return Options(
+        size=size(given.get("imgsz")),
+        end_nodes=names(given.get("end_nodes")),
+        pixels=Pixels(
+            color=given.get("color"),
+            mean=triple(mean, "--mean") if mean else None,
+            std=triple(std, "--std") if std else None,
+            letterbox=given.get("letterbox"),
+            pad=given.get("pad"),
+        ),
+        labels=names(given.get("labels")),
+        keep_float=names(given.get("keep_float")),
+        max_float=given.get("max_float", 3),
+    )
+
+
+def _finish(made: Artifact, path: Path, as_json: bool) -> None:
+    save(made, path)
+    if as_json:
+        print_json(data.build(made, path, _peak_rss_mb()))
+    else:
+        print_text(text.artifact(made, str(path)))
+
+
+def _peak_rss_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

@@ -1,0 +1,66 @@
+"""Results on stdout, progress and failures on stderr."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from onchip.errors import OnchipError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def print_text(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_json(data: Mapping[str, object]) -> None:
+    """Print one JSON object on one line."""
+    print_text(msgspec.json.encode(data).decode())
+
+
+def print_error(error: OnchipError, as_json: bool) -> None:
+    """Say what happened and what to do; as JSON on stdout where that was asked for."""
+    if as_json:
+        failure = {"code": error.code, "message": str(error), "hint": error.hint}
+        print_json({"error": failure})
+        return
+    sys.stderr.write(f"error: {error}\n")
+    if error.hint:
+        sys.stderr.write(f"  {error.hint}\n")
+
+
+class Bars:
+    """Progress bars on a terminal's stderr; a call per step, none where nobody watches."""
+
+    def __init__(self, progress: "Progress | None") -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._progress is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total or None)
+        self._progress.update(self._tasks[what], completed=done)
+
+
+@contextmanager
+def bars() -> Iterator[Bars]:
+    """Show progress on stderr while the block runs, if it is a terminal."""
+    if not sys.stderr.isatty():
+        yield Bars(None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        yield Bars(progress)

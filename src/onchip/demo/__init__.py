@@ -1,0 +1,1 @@
+"""The bundled demonstration: scenes, a detector trained on them, and the story."""
