@@ -115,6 +115,7 @@ def parse(
     found = cut(model, _tensors(model, known, images), options.end_nodes)
     progress("parse", 2, 3)
     spec, verdicts = _input(found, known, images)
+    verdicts = (*_anchor_verdicts(found), *verdicts)
     found = split_ends(found)
     head = _labelled(found.head, options.labels)
     progress("parse", 3, 3)
@@ -278,6 +279,16 @@ def _input(
         return spec, (Verdict(code="pixels_assumed", message=text, level="warning"),)
     chosen: Guess = guess(Runner(found.model.bytes), found.head, known, make, photos)
     return make(chosen.pixels), (chosen.verdict(),)
+
+
+def _anchor_verdicts(found: Cut) -> tuple[Verdict, ...]:
+    if found.head.coding != "anchor" or found.proof.kind != "raw":
+        return ()
+    text = (
+        "the model gives raw tensors, so that its anchors are not in the graph; assumed YOLOv5's "
+        "own: if it was trained with others, export it with its boxes decoded"
+    )
+    return (Verdict(code="anchors_assumed", message=text, level="warning"),)
 
 
 def _labelled(head: HeadSpec, labels: tuple[str, ...]) -> HeadSpec:

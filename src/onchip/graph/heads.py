@@ -294,14 +294,16 @@ def _reaches(model: Model, tensor: str, op: str) -> bool:
 def _two_layer_heads(levels: list[list[EndLayer]], model: Model) -> Iterator[HeadSpec]:
     """A box layer and a class layer per grid (YOLOv6, v8 and after, DAMO-YOLO, SSD)."""
     for box in (0, 1):
-        ordered = [_by_role(layers, levels[0], box) for layers in levels]
-        boxes, kinds = [x[0] for x in ordered], [x[1] for x in ordered]
-        if any(x.channels % 4 for x in boxes):
-            continue
-        parts = [[_Part(b, "box"), _Part(k, "class")] for b, k in ordered]
-        if len({x.channels for x in boxes}) == 1 and len({x.channels for x in kinds}) == 1:
-            yield from _distance_heads(model, parts)
-        yield from _prior_heads(model, parts)
+        by_role = [_by_role(layers, levels[0], box) for layers in levels]
+        by_place = [(layers[box], layers[1 - box]) for layers in levels]
+        for ordered in [by_role] if by_role == by_place else [by_role, by_place]:
+            parts = [[_Part(b, "box"), _Part(k, "class")] for b, k in ordered]
+            boxes, kinds = [b.channels for b, _ in ordered], [k.channels for _, k in ordered]
+            if any(n % 4 for n in boxes):
+                continue
+            if len(set(boxes)) == 1 and len(set(kinds)) == 1:
+                yield from _distance_heads(model, parts)
+            yield from _prior_heads(model, parts)
 
 
 def _by_role(layers: list[EndLayer], first: list[EndLayer], box: int) -> tuple[EndLayer, EndLayer]:

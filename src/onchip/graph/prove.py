@@ -22,6 +22,11 @@ from onchip.vision import decode
 
 BOX_TOLERANCE = 0.01  # input pixels
 SCORE_TOLERANCE = 1e-4
+COCO_ANCHORS = (  # width and height in pixels per level, from YOLOv5's published models
+    ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
+    ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
+    ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
+)
 ROWS = 2000  # at most so many predictions: a selection, not one row per cell
 
 Values = dict[str, npt.NDArray[np.float32]]
@@ -123,7 +128,7 @@ def _prove(
     size = input_size(model)
     if any(_is_raw(head, own, ours) for own, ours in runs[:1]):
         worst = max(_raw_difference(head, own, ours) for own, ours in runs)
-        return head, CutProof(0.0, worst, len(inputs), "raw")
+        return _usual_anchors(head), CutProof(0.0, worst, len(inputs), "raw")
     read = [list(readings([own[n] for n in names], head.classes, size)) for own, _ in runs]
     best = CutProof(float("inf"), float("inf"), len(inputs), "decoded")
     solved = head
@@ -381,6 +386,13 @@ def _solve(
     return head
 
 
+def _usual_anchors(head: HeadSpec) -> HeadSpec:
+    """Take YOLOv5's own anchors where the network gives raw tensors: they are not in the graph."""
+    if head.coding == "anchor" and len(head.anchors) == 3 and len(head.anchors[0]) == 3:
+        return replace(head, anchors=COCO_ANCHORS)
+    return head
+
+
 def _solve_anchors(
     head: HeadSpec, tensors: Values, own: Reading, size: tuple[int, int]
 ) -> HeadSpec:
@@ -413,7 +425,10 @@ def _solve_priors(
     size: tuple[int, int],
     by_cell: bool,
 ) -> HeadSpec | None:
-    """Fit, per anchor, centre = a + b t and log size = c + d t over cells and images."""
+    """Fit, per anchor, centre = step * cell + v * prior * t and log size = log prior + v * t.
+
+    The variances v are one for all anchors: they come from the first, which has the most cells.
+    """
     runs = [list(decode.levels(head, tensors, size)) for tensors in ours]
     counts = [p.box.shape[1] for p in runs[0]]
     if sum(counts) != len(owns[0][0]):
@@ -421,25 +436,23 @@ def _solve_priors(
     index = _prior_index(head, counts, by_cell)
     priors: list[tuple[float, float]] = []
     strides: dict[float, float] = {}
-    variances = np.zeros(4)
+    variances: npt.NDArray[np.float64] | None = None
     pick = [0, 1, 2, 3] if head.order == "xywh" else [1, 0, 3, 2]
     for number, part in enumerate(runs[0]):
         rows, columns = np.divmod(np.arange(counts[number]), part.columns)
-        grid = np.stack([columns, rows]) + head.offset
+        grid = np.tile(np.stack([columns, rows]) + head.offset, len(runs))
         raw = np.concatenate([r[number].box[pick] for r in runs], axis=1).astype(np.float64)
         boxes = np.concatenate([o[0][index[number]] for o in owns]).astype(np.float64)
         center, wh = (boxes[:, :2] + boxes[:, 2:]).T / 2, (boxes[:, 2:] - boxes[:, :2]).T
         if (wh <= 0).any():
             return None
-        grid = np.tile(grid, len(runs))
-        fits = [_fit(np.stack([raw[2 + k], np.ones_like(raw[0])]), np.log(wh[k])) for k in (0, 1)]
-        prior = [float(np.exp(f[1])) for f in fits]
-        steps = [_fit(np.stack([raw[k], grid[k]]), center[k]) for k in (0, 1)]
-        variances = np.asarray(
-            [steps[0][0] / prior[0], steps[1][0] / prior[1], *(f[0] for f in fits)]
-        )
-        strides[part.stride] = float(_tidy(np.asarray(steps[0][1])))
-        priors.append((prior[0], prior[1]))
+        if variances is None:
+            variances = _variances(raw, grid, center, np.log(wh))
+        prior = np.exp((np.log(wh) - variances[2:, None] * raw[2:]).mean(axis=1))
+        left = center - variances[:2, None] * prior[:, None] * raw[:2]
+        strides[part.stride] = float(_tidy(np.asarray(_fit(grid[:1], left[0])[0])))
+        priors.append((float(prior[0]), float(prior[1])))
+    assert variances is not None
     grouped, start = [], 0
     for anchors in head.anchors:
         grouped.append(tuple(priors[start : start + len(anchors)]))
@@ -447,9 +460,21 @@ def _solve_priors(
     return replace(
         head,
         anchors=tuple(grouped),
-        variances=tuple(float(v) for v in np.round(variances, 4)),
+        variances=tuple(float(v) for v in variances),
         tensors=tuple(replace(t, stride=strides[t.stride]) for t in head.tensors),
     )
+
+
+def _variances(
+    raw: npt.NDArray[np.float64],
+    grid: npt.NDArray[np.floating],
+    center: npt.NDArray[np.float64],
+    log_size: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    sizes = [_fit(np.stack([raw[2 + k], np.ones_like(raw[0])]), log_size[k]) for k in (0, 1)]
+    steps = [_fit(np.stack([raw[k], grid[k]]), center[k]) for k in (0, 1)]
+    places = [step[0] / np.exp(fit[1]) for step, fit in zip(steps, sizes, strict=True)]
+    return np.round([*places, *(fit[0] for fit in sizes)], 4)
 
 
 def _fit(columns: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> list[float]:

@@ -99,11 +99,12 @@ class Noise:
     def add(self, reference: Tensors, found: Tensors) -> None:
         """Take in one image."""
         for name, wanted in reference.items():
-            values, made = np.asarray(wanted, np.float64), np.asarray(found[name], np.float64)
+            values, made = wanted, found[name]
             if name in self._scores:
                 values, made = sigmoid(values), sigmoid(made)
-            self._power[name] = self._power.get(name, 0.0) + float((values**2).sum())
-            self._error[name] = self._error.get(name, 0.0) + float(((values - made) ** 2).sum())
+            power, error = np.square(values), np.square(values - made)
+            self._power[name] = self._power.get(name, 0.0) + float(power.sum(dtype=np.float64))
+            self._error[name] = self._error.get(name, 0.0) + float(error.sum(dtype=np.float64))
 
     def sqnr_db(self) -> dict[str, float]:
         """Return the ratio per tensor, at most 200 dB."""

@@ -1,0 +1,74 @@
+"""What tests share: the real models and images, a tiny detector, and a built artifact."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import graphs
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real models and images; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("ONCHIP_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "models").is_dir():
+        text = f"the real models and images are not here ({folder}); set ONCHIP_DATA"
+        if os.environ.get("ONCHIP_REQUIRE_DATA"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little YOLOv8-like detector of random weights."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    onnx.save(graphs.yolov8(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of noise photos of several sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        shape = (60 + 10 * number, 100 - 8 * number, 3)
+        small = random.integers(0, 255, (6, 6, 3), np.uint8)
+        image = cv2.resize(small, shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+class Cli:
+    """Runs the installed command line in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "onchip", *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line, in an empty folder."""
+    return Cli(tmp_path)
