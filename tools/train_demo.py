@@ -3,7 +3,7 @@
     python tools/train_demo.py --work runs/demo --out src/onchip/demo/detector.onnx
 
 A small network of our own with the layout of a YOLOv8 head: a box branch that gives a distribution
-over 16 distances per side, and a class branch, on three grids. About half an hour on one core.
+over 16 distances per side, and a class branch, on three grids. About a quarter of an hour on one core.
 """
 
 import argparse
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("src/onchip/demo/detector.onnx"))
     parser.add_argument("--scenes", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -62,10 +62,10 @@ def verify(
     rows = _rows(stages, seen, head.classes, labelled)
     failures, broken = _judge(rows, gate)
     progress("diagnose", 0, 1)
-    cause = diagnose(_evidence(artifact, data, labelled, broken))
+    causes = diagnose(_evidence(artifact, data, labelled, broken))
     progress("diagnose", 1, 1)
-    if cause is not None and cause.stage == "input":
-        failures, broken = [*failures, cause.message], "input"
+    if causes and causes[0].stage == "input":
+        failures, broken = [causes[0].message, *failures], "input"
     return Proof(
         rows=tuple(rows),
         images=len(data.samples),
@@ -73,7 +73,7 @@ def verify(
         gate=gate,
         failures=tuple(failures),
         broken=broken,
-        cause=cause if failures else None,
+        causes=causes,
         verdicts=tuple(verdicts),
         examples=tuple(sorted(examples, key=lambda e: e.matched)),
     )

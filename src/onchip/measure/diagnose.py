@@ -86,19 +86,20 @@ class Evidence:
         return parity(pairs).matched
 
 
-def diagnose(evidence: Evidence) -> Cause | None:
-    """Return the first cause that fits, or None."""
-    for find in (_pixels, _shared_scale, _score_ceiling, _box_codes, _few_images):
+def diagnose(evidence: Evidence) -> tuple[Cause, ...]:
+    """Return what fits: wrong pixels, and the first cause of a loss in the codes."""
+    pixels = _pixels(evidence)
+    found = () if pixels is None else (pixels,)
+    if evidence.broken not in ("plan", "compiled"):
+        return found
+    for find in (_shared_scale, _score_ceiling, _box_codes, _few_images):
         if (cause := find(evidence)) is not None:
-            return cause
-    if evidence.broken in ("plan", "compiled"):
-        return Cause(
-            "layers",
-            "the head's codes are fine; the loss comes from the layers before it: allow more of "
-            "them in float (--max-float), or calibrate on more and more varied images",
-            evidence.broken,
-        )
-    return None
+            return (*found, cause)
+    text = (
+        "the head's codes are fine; the loss comes from the layers before it: allow more of "
+        "them in float (--max-float), or calibrate on more and more varied images"
+    )
+    return (*found, Cause("layers", text, evidence.broken))
 
 
 def _pixels(evidence: Evidence) -> Cause | None:
@@ -106,7 +107,8 @@ def _pixels(evidence: Evidence) -> Cause | None:
     spec = evidence.input
     current = _sight(evidence, spec)
     scores = {s: _sight(evidence, s) for s in _alternatives(spec)}
-    best = max(scores, key=lambda s: scores[s])
+    # letterbox kinds are close to each other: of those that are as good, the most usual
+    best = next(s for s in scores if scores[s] >= 0.95 * max(scores.values()))
     gain = 0.05 if evidence.labelled else 0.2
     if scores[best] < current * PIXELS_BETTER or scores[best] < current + gain:
         return None
@@ -155,7 +157,7 @@ def _sight(evidence: Evidence, spec: InputSpec) -> float:
 
 
 def _plans(evidence: Evidence) -> dict[str, TensorPlan]:
-    if evidence.plan is None or evidence.broken not in ("plan", "compiled"):
+    if evidence.plan is None:
         return {}
     return {t.name: t for t in evidence.plan.tensors if t.name in evidence.head.outputs}
 
@@ -259,7 +261,7 @@ def _whole_range(evidence: Evidence, values: npt.NDArray[np.float32]) -> npt.NDA
 def _few_images(evidence: Evidence) -> Cause | None:
     """Was it calibrated on too few images, and would these ones be better?"""
     plan = evidence.plan
-    if plan is None or evidence.broken not in ("plan", "compiled") or plan.images >= FEW:
+    if plan is None or plan.images >= FEW:
         return None
     regions = divide(evidence.model, evidence.head, plan.quant, plan.floats)
     samples = evidence.samples[:RECALIBRATE]

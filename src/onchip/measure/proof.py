@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Proof:
-    """All stages, whether the gate holds, and what broke first."""
+    """All stages, whether the gate holds, what broke first, and why."""
 
     rows: tuple[Row, ...]
     images: int
@@ -40,7 +40,7 @@ class Proof:
     gate: Gate
     failures: tuple[str, ...]
     broken: str = ""
-    cause: Cause | None = None
+    causes: tuple[Cause, ...] = ()
     verdicts: tuple[Verdict, ...] = field(default=())
     examples: tuple["Example", ...] = ()
 

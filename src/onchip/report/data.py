@@ -5,6 +5,7 @@ from pathlib import Path
 from onchip.artifact import Artifact
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
+from onchip.measure.diagnose import Cause
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
@@ -76,16 +77,15 @@ def proof(found: Proof) -> Data:
         "passed": found.passed,
         "broken": found.broken or None,
         "failures": list(found.failures),
-        "cause": None
-        if found.cause is None
-        else {
-            "code": found.cause.code,
-            "stage": found.cause.stage,
-            "message": found.cause.message,
-        },
+        "cause": _cause(found.causes[0]) if found.causes else None,
+        "causes": [_cause(c) for c in found.causes],
         "gate": {"max_drop": found.gate.max_drop, "min_match": found.gate.min_match},
         "verdicts": [verdict(v) for v in found.verdicts],
     }
+
+
+def _cause(found: Cause) -> Data:
+    return {"code": found.code, "stage": found.stage, "message": found.message}
 
 
 def _row(row: Row) -> Data:

@@ -101,8 +101,7 @@ def proof(found: Proof) -> str:
     else:
         lines.append(f"FAILED on {found.images} images {what}, first at: {found.broken}")
         lines += [f"  {f}" for f in found.failures]
-        if found.cause is not None and found.cause.message not in found.failures:
-            lines.append(f"  cause: {found.cause.message}")
+        lines += [f"  cause: {c.message}" for c in found.causes if c.message not in found.failures]
     return "\n".join(lines)
 
 

@@ -10,13 +10,13 @@ from onchip.vision.preprocess import Image
 
 # Blue, green, red; told apart by people with any kind of colour sight, and on dark and light.
 COLORS = (
+    (70, 70, 235),
     (255, 144, 30),
-    (60, 179, 60),
-    (30, 105, 255),
-    (220, 60, 200),
     (40, 200, 240),
+    (60, 179, 60),
+    (220, 60, 200),
+    (30, 125, 255),
     (190, 190, 30),
-    (90, 90, 240),
     (200, 120, 110),
 )
 
