@@ -75,7 +75,6 @@ def test_zoo(name: str, ultralytics: types.ModuleType, tmp_path: Path) -> None:
     found = cut(clean(model).model)
     assert (found.head.family, found.head.reg_max) == (family, bins)
     assert found.head.classes == 80
-    assert found.head.labels[0] == "person"
     assert found.proof.passed, found.proof.describe()
     assert all(node.startswith(prefix) for node in found.head.end_nodes), found.head.end_nodes
     if bins > 1 or family == "yolo26":

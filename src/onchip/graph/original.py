@@ -52,7 +52,6 @@ def original(
     whole, cut = Runner(model.bytes, threads), Runner(part.bytes)
     own, ours = list(whole.run(example)), cut(example)
     size = prove.input_size(model)
-    mine = decode.dense(head, ours, size)
     for index, reading in enumerate(prove.readings(own, head.classes, size)):
         proof = prove.compare(head, [ours], [reading], size)
         if proof.passed:
@@ -60,7 +59,7 @@ def original(
             def read(values: Sequence[npt.NDArray[np.float32]], index: int = index) -> Reading:
                 return list(prove.readings(list(values), head.classes, size))[index]
 
-            return Original(whole.run, read, len(reading[0]) < len(mine[0]))
+            return Original(whole.run, read, proof.kind == "selected" or head.coding == "query")
     places = prove.places(head, own, ours)
     if places is None:
         raise UnsupportedError(

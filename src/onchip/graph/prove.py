@@ -317,12 +317,11 @@ def compare(
     kind = "decoded"
     for tensors, own in zip(ours, owns, strict=True):
         mine = decode.dense(head, tensors, size)
+        differences = (float("inf"), float("inf"))
         if len(own[0]) == len(mine[0]):
             differences = min(_dense_difference(m, own) for m in _orders(head, tensors, mine))
-        elif len(own[0]) < len(mine[0]) and len(own[0]) <= ROWS:
-            differences, kind = _selected_difference(mine, own), "selected"
-        else:
-            differences = (float("inf"), float("inf"))
+        if sum(differences) > 1 and len(own[0]) <= min(len(mine[0]), ROWS):
+            differences, kind = min(differences, _selected_difference(mine, own)), "selected"
         box, score = max(box, differences[0]), max(score, differences[1])
     return CutProof(box, score, len(ours), kind)
 

@@ -38,13 +38,20 @@ def split_ends(cut: Cut) -> Cut:
     graph.output.extend(outputs)
     for tensor in tensors:
         if tensor.name not in {o.name for o in outputs}:
-            graph.output.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, None))
+            shape = (1, tensor.channels, *cut.model.shapes[_source(tensor.name)][2:])
+            value = helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, shape)
+            graph.output.append(value)
     return replace_cut(cut, proto, tuple(tensors))
 
 
 def replace_cut(cut: Cut, proto: onnx.ModelProto, tensors: tuple[HeadTensor, ...]) -> Cut:
     """Return the cut with another graph and head tensors; its proof stands."""
     return Cut(cut.model.changed(proto), replace(cut.head, tensors=tensors), cut.proof)
+
+
+def _source(name: str) -> str:
+    """The tensor that a part was cut from."""
+    return name.rpartition("/")[0]
 
 
 def _parts(cut: Cut, name: str) -> int:

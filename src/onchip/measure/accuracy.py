@@ -142,7 +142,7 @@ def _interpolated(
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     values = np.zeros(len(THRESHOLDS))
     for column in range(len(THRESHOLDS)):
-        at = np.searchsorted(recall[:, column], RECALLS - 1e-12, side="left")
+        at = np.searchsorted(recall[:, column], RECALLS, side="left")
         inside = at < len(recall)
         values[column] = envelope[at[inside], column].sum() / len(RECALLS)
     return values

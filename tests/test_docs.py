@@ -1,0 +1,104 @@
+"""Every command in the tutorial and the README is run, in order, in one folder."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(path: Path) -> list[str]:
+    """The lines after `$` in console blocks, without comments."""
+    blocks = re.findall(r"```console\n(.*?)```", path.read_text(), re.DOTALL)
+    lines = [line[2:].split("  #")[0].strip() for b in blocks for line in b.splitlines()]
+    return [line for line in lines if line]
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    parts = shlex.split(command)
+    assert parts[0] == "onchip", command
+    full = [sys.executable, "-m", "onchip", *parts[1:]]
+    return subprocess.run(full, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("docs")
+
+
+@pytest.mark.xdist_group("docs")
+def test_the_tutorial_runs_as_it_stands(folder: Path) -> None:
+    lines = commands(ROOT / "docs" / "tutorial.md")
+    assert len(lines) >= 10
+    for line in lines:
+        done = run(line, folder)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    for block in python_blocks(ROOT / "docs" / "tutorial.md"):
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "car" in done.stdout or "sign" in done.stdout or "person" in done.stdout
+
+
+@pytest.mark.xdist_group("docs")
+def test_the_readme_runs_with_a_model_of_that_name(folder: Path) -> None:
+    import av
+
+    demo = folder / "onchip-demo"
+    (folder / "best.onnx").write_bytes((demo / "detector.onnx").read_bytes())
+    os.symlink(demo / "scenes" / "images" / "train", folder / "photos")
+    os.symlink(demo / "scenes" / "data.yaml", folder / "data.yaml")
+    os.symlink(demo / "scenes" / "images", folder / "images")
+    os.symlink(demo / "scenes" / "labels", folder / "labels")
+    frames = sorted((demo / "scenes" / "images" / "val").glob("*.jpg"))[:5]
+    (folder / "photo.jpg").write_bytes(frames[0].read_bytes())
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 480, 270, "yuv420p"
+        for path in frames:
+            image = cv2.resize(cv2.imread(str(path)), (480, 270))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+        container.mux(stream.encode(None))
+    for line in commands(ROOT / "README.md"):
+        if line.startswith("make "):  # what runs this test
+            continue
+        done = run(line, folder)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert (folder / "seen" / "clip.mp4").exists()
+    for block in python_blocks(ROOT / "README.md"):
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.mark.xdist_group("docs")
+def test_the_demo_catches_the_broken_build(folder: Path) -> None:
+    import json
+
+    done = run("onchip demo -o again --json", folder)
+    story = json.loads(done.stdout)
+    assert story["good"]["passed"]
+    assert story["good"]["stages"][-1]["drop"] < 1.5
+    assert not story["broken"]["passed"]
+    assert [c["code"] for c in story["broken"]["causes"]] == ["preprocessing", "shared_scale"]
+    assert "rgb instead of bgr" in story["broken"]["causes"][0]["message"]
+    for name in ("good.html", "broken.html", "good.jpg", "broken.jpg", "detector.onchip"):
+        assert (folder / "again" / name).stat().st_size > 10_000
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
