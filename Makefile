@@ -12,7 +12,7 @@ demo: $(VENV)/.core
 	$(BIN)/onchip demo -o onchip-demo
 
 test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo) check docs
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(ALL),,-m "not zoo")
+	$(BIN)/python -m pytest -n 2 $(if $(ALL),,-m "not zoo")
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,14 +1,15 @@
 """Every command in the tutorial and the README is run, in order, in one folder."""
 
-import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import cv2
-import pytest
+
+from onchip.demo.scenes import write
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,17 +32,11 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(full, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("docs")
-
-
-@pytest.mark.xdist_group("docs")
-def test_the_tutorial_runs_as_it_stands(folder: Path) -> None:
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     lines = commands(ROOT / "docs" / "tutorial.md")
     assert len(lines) >= 10
     for line in lines:
-        done = run(line, folder)
+        done = run(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     for block in python_blocks(ROOT / "docs" / "tutorial.md"):
         done = subprocess.run(
@@ -51,19 +46,17 @@ def test_the_tutorial_runs_as_it_stands(folder: Path) -> None:
         assert "car" in done.stdout or "sign" in done.stdout or "person" in done.stdout
 
 
-@pytest.mark.xdist_group("docs")
-def test_the_readme_runs_with_a_model_of_that_name(folder: Path) -> None:
+def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
     import av
 
-    demo = folder / "onchip-demo"
-    (folder / "best.onnx").write_bytes((demo / "detector.onnx").read_bytes())
-    os.symlink(demo / "scenes" / "images" / "train", folder / "photos")
-    os.symlink(demo / "scenes" / "data.yaml", folder / "data.yaml")
-    os.symlink(demo / "scenes" / "images", folder / "images")
-    os.symlink(demo / "scenes" / "labels", folder / "labels")
-    frames = sorted((demo / "scenes" / "images" / "val").glob("*.jpg"))[:5]
-    (folder / "photo.jpg").write_bytes(frames[0].read_bytes())
-    with av.open(str(folder / "clip.mp4"), "w") as container:
+    with as_file(files("onchip.demo") / "detector.onnx") as model:
+        (tmp_path / "best.onnx").write_bytes(model.read_bytes())
+    write(tmp_path, 24, 1000, "train")
+    write(tmp_path, 24, 2000, "val")
+    (tmp_path / "photos").symlink_to(tmp_path / "images" / "train")
+    frames = sorted((tmp_path / "images" / "val").glob("*.jpg"))[:5]
+    (tmp_path / "photo.jpg").write_bytes(frames[0].read_bytes())
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=5)
         stream.width, stream.height, stream.pix_fmt = 480, 270, "yuv420p"
         for path in frames:
@@ -73,9 +66,9 @@ def test_the_readme_runs_with_a_model_of_that_name(folder: Path) -> None:
     for line in commands(ROOT / "README.md"):
         if line.startswith("make "):  # what runs this test
             continue
-        done = run(line, folder)
+        done = run(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    assert (folder / "seen" / "clip.mp4").exists()
+    assert (tmp_path / "seen" / "clip.mp4").exists()
     for block in python_blocks(ROOT / "README.md"):
         done = subprocess.run(
             [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True
@@ -84,11 +77,10 @@ def test_the_readme_runs_with_a_model_of_that_name(folder: Path) -> None:
         assert done.stdout
 
 
-@pytest.mark.xdist_group("docs")
-def test_the_demo_catches_the_broken_build(folder: Path) -> None:
+def test_the_demo_catches_the_broken_build(tmp_path: Path) -> None:
     import json
 
-    done = run("onchip demo -o again --json", folder)
+    done = run("onchip demo -o again --json", tmp_path)
     story = json.loads(done.stdout)
     assert story["good"]["passed"]
     assert story["good"]["stages"][-1]["drop"] < 1.5
@@ -96,7 +88,7 @@ def test_the_demo_catches_the_broken_build(folder: Path) -> None:
     assert [c["code"] for c in story["broken"]["causes"]] == ["preprocessing", "shared_scale"]
     assert "rgb instead of bgr" in story["broken"]["causes"][0]["message"]
     for name in ("good.html", "broken.html", "good.jpg", "broken.jpg", "detector.onchip"):
-        assert (folder / "again" / name).stat().st_size > 10_000
+        assert (tmp_path / "again" / name).stat().st_size > 10_000
 
 
 def test_links_in_the_readme_lead_somewhere() -> None:
