@@ -40,7 +40,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     for block in python_blocks(ROOT / "docs" / "tutorial.md"):
         done = subprocess.run(
-            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         assert "car" in done.stdout or "sign" in done.stdout or "person" in done.stdout
@@ -71,7 +71,7 @@ def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
     assert (tmp_path / "seen" / "clip.mp4").exists()
     for block in python_blocks(ROOT / "README.md"):
         done = subprocess.run(
-            [sys.executable, "-c", block], cwd=folder, capture_output=True, text=True
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout
