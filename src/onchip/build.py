@@ -109,10 +109,11 @@ def parse(
         return done
     started = time.perf_counter()
     progress("parse", 0, 3)
-    model = clean(read.prepared(original, options.size)).model
+    whole = read.prepared(original, options.size)
+    model = clean(whole, check=False).model  # the cut is proven against the whole
     progress("parse", 1, 3)
     known = options.pixels.over(declared(model))
-    found = cut(model, _tensors(model, known, images), options.end_nodes)
+    found = cut(model, _tensors(model, known, images), options.end_nodes, whole)
     progress("parse", 2, 3)
     spec, verdicts = _input(found, known, images)
     verdicts = (*_anchor_verdicts(found), *verdicts)

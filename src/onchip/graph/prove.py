@@ -71,6 +71,7 @@ def cut(
     model: Model,
     tensors: Sequence[npt.NDArray[np.generic]] = (),
     end_nodes: Sequence[str] = (),
+    original: Model | None = None,
 ) -> Cut:
     """Recognise the head, cut the graph there, and prove it.
 
@@ -78,6 +79,7 @@ def cut(
         model: the cleaned network.
         tensors: inputs of real images to prove it on; noise is used where there are none.
         end_nodes: cut at these nodes instead of the ones found.
+        original: the network before cleaning, whose own output the proof is then against.
 
     Raises:
         UnsupportedError: no known head fits; the text says what was seen.
@@ -85,8 +87,10 @@ def cut(
     inputs = tuple(tensors) or (model.noise(1), model.noise(2))
     ends = _named_ends(model, end_nodes) if end_nodes else end_layers(model)
     found: list[tuple[HeadSpec, CutProof]] = []
+    whole = Runner((original or model).bytes)
+    owns = [whole(x) for x in inputs]
     for head in hypotheses(model, ends):
-        solved, proof = _prove(model, head, inputs)
+        solved, proof = _prove(model, head, inputs, owns)
         if proof.passed:
             return Cut(cut_at(model, solved.outputs), solved, proof)
         found.append((solved, proof))
@@ -120,11 +124,15 @@ def _unknown(
 
 
 def _prove(
-    model: Model, head: HeadSpec, inputs: Sequence[npt.NDArray[np.generic]]
+    model: Model,
+    head: HeadSpec,
+    inputs: Sequence[npt.NDArray[np.generic]],
+    owns: Sequence[Values],
 ) -> tuple[HeadSpec, CutProof]:
+    """Solve and prove one hypothesis; `owns` are the network's own outputs for `inputs`."""
     names = tuple(o.name for o in model.outputs)
-    whole, part = Runner(model.bytes), Runner(cut_at(model, head.outputs).bytes)
-    runs = [(whole(x), part(x)) for x in inputs]
+    part = Runner(cut_at(model, head.outputs).bytes)
+    runs = [(own, part(x)) for own, x in zip(owns, inputs, strict=True)]
     size = input_size(model)
     if any(_is_raw(head, own, ours) for own, ours in runs[:1]):
         worst = max(_raw_difference(head, own, ours) for own, ours in runs)
@@ -133,9 +141,9 @@ def _prove(
     best = CutProof(float("inf"), float("inf"), len(inputs), "decoded")
     solved = head
     for choice in range(len(read[0])):
-        owns = [r[choice] for r in read]
-        candidate = _solve(head, [ours for _, ours in runs], owns, size)
-        proof = compare(candidate, [ours for _, ours in runs], owns, size)
+        own = [r[choice] for r in read]
+        candidate = _solve(head, [ours for _, ours in runs], own, size)
+        proof = compare(candidate, [ours for _, ours in runs], own, size)
         if (proof.passed, -proof.box_px - proof.score) > (best.passed, -best.box_px - best.score):
             best, solved = proof, candidate
     return solved, best

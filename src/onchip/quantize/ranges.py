@@ -40,7 +40,7 @@ def fit(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / (quant.qmax - quant.qmin), 1e-12)
     zero = round(quant.qmin - low / scale)
-    return float(scale), int(np.clip(zero, quant.qmin, quant.qmax))
+    return float(scale), min(max(zero, quant.qmin), quant.qmax)
 
 
 def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:
