@@ -54,7 +54,11 @@ def page(made: Artifact, proof: Proof) -> str:
         "one stage on the same images; figures are against the first row.</p>",
         _table(proof),
         *(f'<p class="failed">{escape(f)}</p>' for f in proof.failures),
-        *(f"<p><b>Likely cause:</b> {escape(c.message)}</p>" for c in proof.causes),
+        *(
+            f"<p><b>Likely cause:</b> {escape(c.message)}</p>"
+            for c in proof.causes
+            if c.message not in proof.failures
+        ),
         *(f"<p>{escape(v)}</p>" for v in verdicts((*proof.verdicts, *manifest.verdicts))),
         "<h2>The same images, original and build</h2>",
         *(_pair(e, manifest.head.labels, proof.rows[-1].stage) for e in _chosen(proof)),
