@@ -181,6 +181,27 @@ def end_to_end(bins: int, classes: int = 5, **size: int) -> onnx.ModelProto:
     return net.model({"output0": net.op("Concat", rows, score, label, axis=2)}, names(classes))
 
 
+def with_nms(classes: int = 5, **size: int) -> onnx.ModelProto:
+    """YOLOv8 with NonMaxSuppression inside: `(1, k, 6)`, where k depends on the picture."""
+    net = Net(**size)
+    box, kind = two_branches(net, 16, classes)
+    boxes = cornered(net, expected_distance(net, box, 16, cells(net)))
+    boxes = net.op("Transpose", boxes, perm=[0, 2, 1])
+    scores = net.op("Sigmoid", kind)
+    most, overlap = net.const([20], np.int64), net.const([0.5])
+    chosen = net.op("NonMaxSuppression", boxes, scores, most, overlap, net.const([0.3]))
+    _, label, cell = net.split(chosen, (1, 1, 1), 1)
+    flat = net.op("Squeeze", cell, net.const([1], np.int64))
+    rows = net.op("Gather", boxes, flat, axis=1)
+    place = net.op("Concat", label, cell, axis=1)
+    score = net.op("GatherND", net.op("Squeeze", scores, net.const([0], np.int64)), place)
+    columns = [
+        net.op("Unsqueeze", score, net.const([0, 2], np.int64)),
+        net.op("Unsqueeze", net.op("Cast", label, to=TensorProto.FLOAT), net.const([0], np.int64)),
+    ]
+    return net.model({"output0": net.op("Concat", rows, *columns, axis=2)}, names(classes))
+
+
 def yolov6(bins: int = 1, classes: int = 5, **size: int) -> onnx.ModelProto:
     """Boxes, a column of ones for objectness, scores: `(1, n, 5 + classes)`."""
     net = Net(**size)
@@ -353,6 +374,7 @@ BUILDERS: dict[str, Callable[..., onnx.ModelProto]] = {
     "yolov8": yolov8,
     "yolov10": lambda **k: end_to_end(16, **k),
     "yolo26": lambda **k: end_to_end(1, **k),
+    "yolov8-nms": with_nms,
     "yolox": yolox,
     "yolox-decoded": lambda **k: yolox(decoded=True, **k),
     "nanodet": nanodet,

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from onchip.errors import UnsupportedError
 from onchip.graph import prove
+from onchip.graph import readings as own_output
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.spec import HeadSpec
@@ -52,22 +53,22 @@ def original(
     whole, cut = Runner(model.bytes, threads), Runner(part.bytes)
     own, ours = list(whole.run(example)), cut(example)
     size = prove.input_size(model)
-    for index, reading in enumerate(prove.readings(own, head.classes, size)):
+    for index, reading in enumerate(own_output.readings(own, head.classes, size)):
         proof = prove.compare(head, [ours], [reading], size)
         if proof.passed:
 
             def read(values: Sequence[npt.NDArray[np.float32]], index: int = index) -> Reading:
-                return list(prove.readings(list(values), head.classes, size))[index]
+                return list(own_output.readings(list(values), head.classes, size))[index]
 
             return Original(whole.run, read, proof.kind == "selected" or head.coding == "query")
-    places = prove.places(head, own, ours)
+    places = own_output.places(head, own, ours)
     if places is None:
         raise UnsupportedError(
             "the model's own output does not read", "the proof starts at the cut instead"
         )
 
     def find(values: Sequence[npt.NDArray[np.float32]]) -> Reading:
-        tensors = prove.gathered(head, places, list(values), ours)
+        tensors = own_output.gathered(head, places, list(values), ours)
         return decode.dense(head, tensors, size)
 
     return Original(whole.run, find, False)
