@@ -115,7 +115,7 @@ def parse(
     known = options.pixels.over(declared(model))
     found = cut(model, _tensors(model, known, images), options.end_nodes, whole)
     progress("parse", 2, 3)
-    spec, verdicts = _input(found, known, images)
+    spec, verdicts = _input(found, known, images, progress)
     verdicts = (*_anchor_verdicts(found), *verdicts)
     found = split_ends(found)
     head = _labelled(found.head, options.labels)
@@ -261,7 +261,7 @@ def _tensors(model: Model, known: Pixels, images: Sequence[Path]) -> list[npt.ND
 
 
 def _input(
-    found: Cut, known: Pixels, images: Sequence[Path]
+    found: Cut, known: Pixels, images: Sequence[Path], progress: Progress
 ) -> tuple[InputSpec, tuple[Verdict, ...]]:
     """Settle what the network expects of its pixels, and say how where that was not given."""
 
@@ -278,7 +278,14 @@ def _input(
             f"usual for {found.head.family}: give images (-c) to try, or --color, --mean, --std"
         )
         return spec, (Verdict(code="pixels_assumed", message=text, level="warning"),)
-    chosen: Guess = guess(Runner(found.model.bytes), found.head, known, make, photos)
+    chosen: Guess = guess(
+        Runner(found.model.bytes),
+        found.head,
+        known,
+        make,
+        photos,
+        lambda done: progress("pixels", done, 0),
+    )
     return make(chosen.pixels), (chosen.verdict(),)
 
 

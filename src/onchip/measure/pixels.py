@@ -22,7 +22,8 @@ from onchip.vision.preprocess import Image, prepare
 Tensors = dict[str, npt.NDArray[np.float32]]
 Run = Callable[[npt.NDArray[np.generic]], Tensors]
 MARGIN = 1.15  # by how much another choice must beat the family's convention
-SURE = 0.25
+SURE = 0.25  # scores that count without labels
+FAINT = 0.05  # and with them: enough of the curve to compare by
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def guess(
     known: Pixels,
     spec: Callable[[Pixels], InputSpec],
     photos: Sequence[Photo],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Guess:
     """Choose what `known` leaves open.
 
@@ -96,6 +98,7 @@ def guess(
         known: what is declared; it is never changed.
         spec: makes an input of complete pixels.
         photos: images to try on; more than a dozen gain little.
+        progress: called with the number of ways tried.
     """
     usual = known.over(convention(head))
     scores: dict[Pixels, float] = {}
@@ -105,6 +108,7 @@ def guess(
             pixels = change(best)
             if pixels not in scores:
                 scores[pixels] = _score(run, head, spec(pixels), photos)
+                progress(len(scores))
         best = max(scores, key=lambda p: scores[p] * (MARGIN if p == usual else 1.0))
     order = sorted(scores.items(), key=lambda item: -item[1])
     return Guess(best, tuple(order), all(p.truth is not None for p in photos), len(photos))
@@ -142,7 +146,7 @@ def _score(run: Run, head: HeadSpec, spec: InputSpec, photos: Sequence[Photo]) -
         matches = []
         for photo in photos:
             assert photo.truth is not None
-            found = _look(run, head, spec, photo.image, 0.001)
+            found = _look(run, head, spec, photo.image, FAINT)
             matches.append(match(found, photo.truth, head.classes))
         return accuracy(matches, head.classes, resamples=0).map50_95
     return sum(mirrored(run, head, spec, p.image) for p in photos) / len(photos)
