@@ -46,12 +46,13 @@ def detect_verb(
     images = find(source)
     if output is not None and output.is_file():
         raise InputError(f"{output} is a file", "name a folder: -o seen/")
-    started, count, objects = time.perf_counter(), 0, 0
+    count, objects = 0, 0
     with (
         Detector(file, confidence=confidence, overlap=overlap) as detector,
         bars() as progress,
         _Output(images, output, detector.labels) as out,
     ):
+        started = time.perf_counter()
         for frame in ahead(images.frames()):
             found = detector(frame.image)
             out.add(frame, found)

@@ -59,6 +59,8 @@ class CpuSession(Session):
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        # idle threads sleep, so that decoding and drawing get the cores in between
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: onnxruntime.InferenceSession = ort.InferenceSession(
                 payload, options, providers=["CPUExecutionProvider"]

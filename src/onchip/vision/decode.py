@@ -1,11 +1,10 @@
 """Head tensors to boxes: one function per way of coding a box.
 
 A head is a list of levels; on a level every cell (and every anchor, where there are several) makes
-one prediction. All functions take the raw values of the chosen cells, `(channels, n)`, and return
-boxes `(n, 4)` as x1, y1, x2, y2 in input pixels.
+one prediction. Scores come first; only the cells that pass are decoded, all levels at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from onchip.spec import Coding, HeadSpec, HeadTensor
 from onchip.vision.nms import nms
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
+Indices = npt.NDArray[np.int64]
 MAX_CANDIDATES = 3000  # before NMS; COCO counts 100 boxes per image, NMS keeps 300
 
 
@@ -33,75 +33,104 @@ class Level:
     object: Floats | None
     activated: bool
 
-    def points(self, cells: npt.NDArray[np.int64]) -> Floats:
-        """Return the reference points `(2, n)` of `cells` in grid units."""
-        rows, columns = np.divmod(cells, self.columns)
-        return np.stack([columns, rows]).astype(np.float32) + np.float32(self.head.offset)
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells to decode, of one level or several, with what their boxes are relative to.
+
+    `raw (channels, n)`, `points (2, n)` in grid units, `stride (n,)` in pixels, `anchor (2, n)`.
+    """
+
+    raw: Floats
+    points: Floats
+    stride: Floats
+    anchor: Floats
 
 
-def _from_distances(level: Level, distances: Floats, cells: npt.NDArray[np.int64]) -> Floats:
-    points = level.points(cells)
-    corners = np.concatenate([points - distances[:2], points + distances[2:]])
-    return (corners * np.float32(level.stride)).T
+def gather(levels: Sequence[Level], chosen: Sequence[Indices]) -> Cells:
+    """Collect the chosen cells of each level."""
+    counts = [len(c) for c in chosen]
+    places = []
+    for level, cells in zip(levels, chosen, strict=True):
+        rows, columns = np.divmod(cells, level.columns)
+        places.append(np.stack([columns, rows]))
+    anchors = np.asarray([level.anchor for level in levels], np.float32)
+    strides = np.asarray([level.stride for level in levels], np.float32)
+    return Cells(
+        raw=np.concatenate([v.box[:, c] for v, c in zip(levels, chosen, strict=True)], axis=1),
+        points=np.concatenate(places, axis=1).astype(np.float32)
+        + np.float32(levels[0].head.offset),
+        stride=np.repeat(strides, counts),
+        anchor=np.repeat(anchors, counts, axis=0).T,
+    )
+
+
+def boxes(levels: Sequence[Level], chosen: Sequence[Indices]) -> Floats:
+    """Decode the chosen cells of each level: boxes `(n, 4)` in input pixels."""
+    return CODINGS[levels[0].head.coding](gather(levels, chosen), levels[0])
+
+
+def _from_distances(cells: Cells, distances: Floats) -> Floats:
+    corners = np.concatenate([cells.points - distances[:2], cells.points + distances[2:]])
+    return (corners * cells.stride).T
 
 
 def _corners(center: npt.NDArray[np.floating], size: npt.NDArray[np.floating]) -> Floats:
-    return np.concatenate([center - size / 2, center + size / 2]).T.astype(np.float32, copy=False)
+    half = size / 2
+    return np.concatenate([center - half, center + half]).T.astype(np.float32, copy=False)
 
 
-def dfl(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def dfl(cells: Cells, level: Level) -> Floats:
     """Distances to the four sides, each the mean of a softmax over `bins` (GFL, YOLOv8).
 
     Source: Li et al., Generalized Focal Loss, 2020, eq. 4-6.
     """
-    bins = len(raw) // 4
-    logits = raw.reshape(4, bins, -1)
+    bins = len(cells.raw) // 4
+    logits = cells.raw.reshape(4, bins, -1)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     steps = np.arange(bins, dtype=np.float32)[None, :, None]
-    return _from_distances(level, (weights * steps).sum(1) / weights.sum(1), cells)
+    return _from_distances(cells, (weights * steps).sum(1) / weights.sum(1))
 
 
-def ltrb(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def ltrb(cells: Cells, level: Level) -> Floats:
     """Distances to the four sides in cells, as they are (YOLOv6-n, YOLO26)."""
-    return _from_distances(level, raw, cells)
+    return _from_distances(cells, cells.raw)
 
 
-def exp(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def exp(cells: Cells, level: Level) -> Floats:
     """Centre from the cell's corner, size as an exponent (YOLOX)."""
-    stride = np.float32(level.stride)
-    return _corners((raw[:2] + level.points(cells)) * stride, np.exp(raw[2:]) * stride)
+    center = (cells.raw[:2] + cells.points) * cells.stride
+    return _corners(center, np.exp(cells.raw[2:]) * cells.stride)
 
 
-def anchor(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def anchor(cells: Cells, level: Level) -> Floats:
     """Centre `2 sigmoid - 0.5` cells from the corner, size `(2 sigmoid)^2` anchors (YOLOv5, v7)."""
-    unit = raw if level.activated else sigmoid(raw)
-    center = (unit[:2] * 2 - 0.5 + level.points(cells)) * np.float32(level.stride)
-    size = (unit[2:] * 2) ** 2 * np.asarray(level.anchor, np.float32)[:, None]
-    return _corners(center, size)
+    unit = cells.raw if level.activated else sigmoid(cells.raw)
+    center = (unit[:2] * 2 - 0.5 + cells.points) * cells.stride
+    return _corners(center, (unit[2:] * 2) ** 2 * cells.anchor)
 
 
-def prior(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def prior(cells: Cells, level: Level) -> Floats:
     """Offsets from a prior box, scaled by variances (SSD; Liu et al. 2016, eq. 2)."""
-    x, y, w, h = raw if level.head.order == "xywh" else raw[[1, 0, 3, 2]]
-    size = np.asarray(level.anchor, np.float32)[:, None]
+    x, y, w, h = cells.raw if level.head.order == "xywh" else cells.raw[[1, 0, 3, 2]]
     vx, vy, vw, vh = level.head.variances
-    center = level.points(cells) * np.float32(level.stride) + np.stack([x * vx, y * vy]) * size
-    return _corners(center, np.exp(np.stack([w * vw, h * vh])) * size)
+    center = cells.points * cells.stride + np.stack([x * vx, y * vy]) * cells.anchor
+    return _corners(center, np.exp(np.stack([w * vw, h * vh])) * cells.anchor)
 
 
-def query(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def query(cells: Cells, level: Level) -> Floats:
     """Centre and size as parts of the input, one box per query (DETR, RT-DETR)."""
     size = np.asarray([*level.size, *level.size], np.float32)[:, None]
-    unit = (raw if level.activated else sigmoid(raw)) * size
+    unit = (cells.raw if level.activated else sigmoid(cells.raw)) * size
     return _corners(unit[:2], unit[2:])
 
 
-def xywh(level: Level, raw: Floats, cells: npt.NDArray[np.int64]) -> Floats:
+def xywh(cells: Cells, level: Level) -> Floats:
     """Centre and size in input pixels, as networks give them that decode their boxes themselves."""
-    return _corners(raw[:2], raw[2:])
+    return _corners(cells.raw[:2], cells.raw[2:])
 
 
-CODINGS: dict[Coding, Callable[[Level, Floats, npt.NDArray[np.int64]], Floats]] = {
+CODINGS: dict[Coding, Callable[[Cells, Level], Floats]] = {
     "dfl": dfl,
     "ltrb": ltrb,
     "exp": exp,
@@ -178,7 +207,7 @@ def _share(values: Floats, number: int, of: int) -> Floats:
     return values[number * size : (number + 1) * size]
 
 
-def scores(level: Level, cells: npt.NDArray[np.int64] | slice = slice(None)) -> Floats:
+def scores(level: Level, cells: Indices | slice = slice(None)) -> Floats:
     """Return the class scores `(nc, n)` of `cells`, between 0 and 1."""
     raw = level.classes[:, cells]
     if level.head.scoring == "softmax":
@@ -195,37 +224,37 @@ def scores(level: Level, cells: npt.NDArray[np.int64] | slice = slice(None)) -> 
 
 def dense(head: HeadSpec, tensors: Tensors, size: tuple[int, int]) -> tuple[Floats, Floats]:
     """Decode every cell: boxes `(n, 4)` in input pixels and scores `(n, nc)`. For proofs."""
-    found = []
-    for level in levels(head, tensors, size):
-        cells = np.arange(level.box.shape[1])
-        found.append((CODINGS[head.coding](level, level.box, cells), scores(level).T))
-    return np.concatenate([b for b, _ in found]), np.concatenate([s for _, s in found])
+    found = list(levels(head, tensors, size))
+    everything = [np.arange(level.box.shape[1]) for level in found]
+    return boxes(found, everything), np.concatenate([scores(level).T for level in found])
 
 
-def candidates(level: Level, confidence: float) -> Detections:
-    """Return the boxes of one level whose score is at least `confidence`, in input pixels.
+def candidates(level: Level, confidence: float) -> tuple[Indices, Indices, Floats]:
+    """Return cells, classes and scores of a level that are at least `confidence`.
 
     A cell speaks once for each class that passes. Classes are compared as logits, so that only
     the few that pass are ever turned into scores.
     """
-    if level.object is None and level.head.scoring == "class" and level.head.background < 0:
-        least = confidence if level.activated else _logit(confidence)
-        # one flat pass and a division are several times faster than nonzero on two axes
-        hits = np.flatnonzero(level.classes.ravel() >= least)
-        classes, cells = np.divmod(hits, level.classes.shape[1])
-        raw = level.classes[classes, cells]
-        found = raw if level.activated else sigmoid(raw)
-    else:
-        cells, classes, found = _hits(level, confidence)
-    unique, inverse = np.unique(cells, return_inverse=True)
-    boxes = CODINGS[level.head.coding](level, level.box[:, unique], unique)
-    return Detections(boxes[inverse], found, classes)
+    if level.object is not None or level.head.scoring != "class" or level.head.background >= 0:
+        return _products(level, confidence)
+    least = confidence if level.activated else _logit(confidence)
+    hits = _where(level.classes.ravel() >= least)
+    classes, cells = np.divmod(hits, level.classes.shape[1])
+    raw = level.classes[classes, cells]
+    return cells, classes, raw if level.activated else sigmoid(raw)
 
 
-def _hits(
-    level: Level, confidence: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-    """Cells, classes and scores that pass, where a score depends on more than one logit."""
+def _where(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return where a mask is true: eight places at a time, since few are (twice as fast)."""
+    if len(mask) % 8:
+        return np.flatnonzero(mask)
+    words = np.flatnonzero(mask.view(np.uint64) != 0)
+    places = (words[:, None] * 8 + np.arange(8)).ravel()
+    return places[mask[places]]
+
+
+def _products(level: Level, confidence: float) -> tuple[Indices, Indices, Floats]:
+    """The same where a score depends on more than one logit."""
     chosen = np.arange(level.classes.shape[1])
     if level.object is not None:
         least = confidence if level.activated else _logit(confidence)
@@ -258,14 +287,18 @@ def decode(
         overlap: boxes of one class that overlap more than this are one.
         limit: the most detections to return.
     """
-    parts = [candidates(level, confidence) for level in levels(head, tensors, size)]
-    found = Detections(
-        np.concatenate([p.boxes for p in parts]),
-        np.concatenate([p.scores for p in parts]),
-        np.concatenate([p.classes for p in parts]),
+    found = list(levels(head, tensors, size))
+    hits = [candidates(level, confidence) for level in found]
+    values = np.concatenate([h[2] for h in hits])
+    if not len(values):
+        return Detections.empty()
+    if len(values) > MAX_CANDIDATES:
+        least = np.partition(values, -MAX_CANDIDATES)[-MAX_CANDIDATES]
+        hits = [tuple(part[h[2] >= least] for part in h) for h in hits]
+        values = np.concatenate([h[2] for h in hits])
+    seen = Detections(
+        boxes(found, [h[0] for h in hits]), values, np.concatenate([h[1] for h in hits])
     )
-    if len(found) > MAX_CANDIDATES:
-        found = found[np.argpartition(-found.scores, MAX_CANDIDATES)[:MAX_CANDIDATES]]
     if head.coding == "query":
-        return found[np.argsort(-found.scores, kind="stable")[:limit]]
-    return nms(found, overlap, limit)
+        return seen[np.argsort(-seen.scores, kind="stable")[:limit]]
+    return nms(seen, overlap, limit)

@@ -17,8 +17,9 @@ def nms(found: Detections, threshold: float, limit: int = 300) -> Detections:
     if not len(found):
         return found
     order = np.argsort(-found.scores, kind="stable")
-    found = found[order]
-    boxes = _apart(found)
+    boxes = _apart(found)[order]
+    if len(boxes) <= BLOCK:
+        return found[order[_greedy(boxes, threshold)[:limit]]]
     kept: list[npt.NDArray[np.int64]] = []
     count = 0
     for start in range(0, len(boxes), BLOCK):
@@ -30,7 +31,7 @@ def nms(found: Detections, threshold: float, limit: int = 300) -> Detections:
         count += len(survivors)
         if count >= limit:
             break
-    return found[np.concatenate(kept)[:limit]]
+    return found[order[np.concatenate(kept)[:limit]]]
 
 
 def _apart(found: Detections) -> Floats:
