@@ -40,7 +40,7 @@ from onchip.vision.preprocess import prepare, read_image
 STAGES = ("parse", "optimize", "compile")
 PROOF_IMAGES = 2
 GUESS_IMAGES = 8
-PROBES = 4
+PROBES = 3
 FEW_IMAGES = 16
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -104,7 +104,7 @@ def parse(
     options = options or Options()
     targets.get(target)
     original = read.load(source)
-    key = _key("parse", original.digest, options, target, [p.read_bytes() for p in _few(images)])
+    key = _key("parse", original.digest, options, target, _digests(_few(images)))
     if (done := _finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()
@@ -335,12 +335,12 @@ def _record(name: str, key: str, started: float, **notes: str) -> Stage:
 
 
 def _digests(images: Sequence[Path]) -> list[bytes]:
-    return [hashlib.sha256(p.read_bytes()).digest() for p in images]
+    return [hashlib.blake2b(p.read_bytes(), digest_size=32).digest() for p in images]
 
 
 def _key(*parts: object) -> str:
-    digest = hashlib.sha256(f"{onchip.__version__} {FORMAT}".encode())
+    digest = hashlib.blake2b(f"{onchip.__version__} {FORMAT}".encode(), digest_size=32)
     for part in parts:
         data = msgspec.json.encode(part, order="deterministic")
-        digest.update(hashlib.sha256(data).digest())
+        digest.update(hashlib.blake2b(data).digest())
     return digest.hexdigest()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from onchip.detections import Detections, Floats
 from onchip.errors import InputError
@@ -66,6 +65,8 @@ def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
 
 
 def _notes(path: Path) -> dict[str, object]:
+    import yaml  # only data sets need it
+
     try:
         notes = yaml.safe_load(path.read_text())
     except OSError as error:
