@@ -1,15 +1,18 @@
 """The whole proof on one page: the same images through every stage, each against the one before."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import Lock
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from onchip.artifact import Artifact
-from onchip.build import cut_model, quantized, silent
+from onchip.build import Progress, cut_model, quantized, silent
 from onchip.dataset.samples import Dataset, Sample
-from onchip.detect.program import FOR_ACCURACY, Program
+from onchip.detect.program import FOR_ACCURACY, Program, Run, Tensors
 from onchip.detections import Detections
 from onchip.errors import OnchipError
 from onchip.graph import read
@@ -24,13 +27,12 @@ from onchip.measure.proof import Example, Gate, Proof, Row
 from onchip.quantize.plan import QuantPlan
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
+from onchip.targets.target import Session
 from onchip.vision.nms import nms
 from onchip.vision.preprocess import Image, prepare, read_image
 
 CLEAR = 0.25  # the score from which a detection counts for matching
-Tensors = Mapping[str, np.ndarray]
 See = Callable[[Image], tuple[Detections, "Tensors | None"]]
-Progress = Callable[[str, int, int], None]
 
 
 def verify(
@@ -57,8 +59,9 @@ def verify(
     head = artifact.manifest.head
     if labelled:
         check_classes(data, head.classes)
-    stages, verdicts = _stages(artifact, data.samples)
-    seen, examples = _look(stages, data.samples, head, labelled, progress)
+    with ExitStack() as opened:
+        stages, verdicts = _stages(artifact, data.samples, opened)
+        seen, examples = _look(stages, data.samples, head, labelled, progress)
     rows = _rows(stages, seen, head.classes, labelled)
     failures, broken = _judge(rows, gate)
     progress("diagnose", 0, 1)
@@ -79,8 +82,10 @@ def verify(
     )
 
 
-def _stages(artifact: Artifact, samples: Sequence[Sample]) -> tuple[dict[str, See], list[Verdict]]:
-    """Every stage that exists, by name, in order."""
+def _stages(
+    artifact: Artifact, samples: Sequence[Sample], opened: ExitStack
+) -> tuple[dict[str, See], list[Verdict]]:
+    """Every stage that exists, by name, in order; what must be closed goes to `opened`."""
     manifest, model = artifact.manifest, cut_model(artifact)
     stages: dict[str, See] = {}
     verdicts: list[Verdict] = []
@@ -102,12 +107,26 @@ def _stages(artifact: Artifact, samples: Sequence[Sample]) -> tuple[dict[str, Se
         stages["plan"] = _program(emulation, inner, manifest.head)
     if manifest.program_input is not None:
         session = targets.get(manifest.target).open(artifact.payload("program"), threads=1)
-        stages["compiled"] = _program(session, manifest.program_input, manifest.head)
+        run = _in_turn(opened.enter_context(session))
+        stages["compiled"] = _program(run, manifest.program_input, manifest.head)
     return stages, verdicts
 
 
-def _program(run: object, spec: InputSpec, head: HeadSpec) -> See:
-    program = Program(run, spec, head)  # type: ignore[arg-type]
+def _in_turn(session: Session) -> Run:
+    """Return the session itself, or one caller at a time where it allows no more."""
+    if session.parallel:
+        return session
+    lock = Lock()
+
+    def run(tensor: npt.NDArray[np.generic]) -> Tensors:
+        with lock:
+            return session(tensor)
+
+    return run
+
+
+def _program(run: Run, spec: InputSpec, head: HeadSpec) -> See:
+    program = Program(run, spec, head)
     return lambda image: program.see(image, FOR_ACCURACY)
 
 
@@ -185,7 +204,7 @@ def _rows(
                 parity=parity(seen[name].pairings, seen[name].noise),
                 drop=_points(first, found),
                 drop_interval=_drop_interval(first, found),
-                step=_points(found, above),
+                step=_points(above, found),
             )
         )
     return rows

@@ -27,7 +27,7 @@ class Row:
     parity: Parity
     drop: float | None
     drop_interval: tuple[float, float] | None
-    step: float | None  # the change from the row above, in points
+    step: float | None  # points lost against the row above
 
 
 @dataclass(frozen=True)

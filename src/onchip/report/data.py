@@ -95,6 +95,7 @@ def _row(row: Row) -> Data:
         "map50_95": None if found is None else round(found.map50_95, 5),
         "map50": None if found is None else round(found.map50, 5),
         "interval": None if found is None else [round(v, 5) for v in found.interval],
+        "step": None if row.step is None else round(row.step, 3),
         "drop": None if row.drop is None else round(row.drop, 3),
         "drop_interval": None
         if row.drop_interval is None

@@ -92,7 +92,7 @@ def write(html: str, path: Path) -> None:
 def _table(proof: Proof) -> str:
     head = ["stage"]
     if proof.labelled:
-        head += ["mAP50-95", "95 % interval", "mAP50", "drop", "its interval"]
+        head += ["mAP50-95", "95 % interval", "mAP50", "step", "drop", "its interval"]
     head += ["matched", "IoU", "score shift", "worst SQNR"]
     rows = "".join(_row(r, proof.labelled) for r in proof.rows)
     return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{rows}</table>"
@@ -107,6 +107,7 @@ def _row(row: Row, labelled: bool) -> str:
             f"{100 * row.accuracy.map50_95:.1f}",
             f"{100 * low:.1f} – {100 * high:.1f}",
             f"{100 * row.accuracy.map50:.1f}",
+            f"{row.step:.1f}" if row.step is not None else "",
             f"{row.drop:.1f}" if row.drop is not None else "",
             f"{interval[0]:.1f} – {interval[1]:.1f}" if interval else "",
         ]

@@ -91,7 +91,7 @@ def proof(found: Proof) -> str:
     """The proof table with its verdict."""
     head = ["stage"]
     if found.labelled:
-        head += ["mAP50-95", "interval", "mAP50", "drop", "its interval"]
+        head += ["mAP50-95", "interval", "mAP50", "step", "drop", "its interval"]
     head += ["matched", "IoU", "score shift", "SQNR dB"]
     lines = [table(head, [_row(r, found.labelled) for r in found.rows])]
     lines += verdicts(found.verdicts)
@@ -121,6 +121,7 @@ def _row(row: Row, labelled: bool) -> list[str]:
             f"{100 * row.accuracy.map50_95:.1f}",
             f"{100 * low:.1f} to {100 * high:.1f}",
             f"{100 * row.accuracy.map50:.1f}",
+            f"{row.step:.1f}" if row.step is not None else "",
             f"{row.drop:.1f}" if row.drop is not None else "",
             f"{drop[0]:.1f} to {drop[1]:.1f}" if drop else "",
         ]

@@ -1,0 +1,98 @@
+"""What a user reads, to the letter."""
+
+import numpy as np
+
+from onchip.detections import Detections
+from onchip.measure.accuracy import Accuracy
+from onchip.measure.diagnose import Cause
+from onchip.measure.latency import Latency
+from onchip.measure.parity import Parity
+from onchip.measure.proof import Gate, Proof, Row
+from onchip.report import data, text
+from onchip.spec import Verdict
+
+
+def accuracy(value: float) -> Accuracy:
+    return Accuracy(20, value, value + 0.2, (value - 0.03, value + 0.04), (), np.zeros(0))
+
+
+def proof(broken: bool) -> Proof:
+    last = 0.1 if broken else 0.425
+    rows = (
+        Row("original", accuracy(0.43), Parity(1, 1, 0, {}, 50), 0.0, None, None),
+        Row("compiled", accuracy(last), Parity(0.95, 0.97, -0.01, {"a": 30.0, "b": 25.5}, 50), 43 - 100 * last, (0.1, 1.2), 43 - 100 * last),
+    )  # fmt: skip
+    failures = ("compiled loses 33.0 points of mAP (gate 1.5)",) if broken else ()
+    causes = (Cause("shared_scale", "one scale over boxes and scores", "compiled"),)
+    return Proof(
+        rows, 20, True, Gate(), failures, "compiled" if broken else "", causes if broken else ()
+    )
+
+
+def test_a_proof_that_holds() -> None:
+    assert text.proof(proof(broken=False)) == (
+        "stage     mAP50-95      interval  mAP50  step  drop  its interval  matched    IoU  score shift  SQNR dB\n"
+        "original      43.0  40.0 to 47.0   63.0         0.0                100.0 %  1.000       +0.000\n"
+        "compiled      42.5  39.5 to 46.5   62.5   0.5   0.5    0.1 to 1.2   95.0 %  0.970       -0.010     25.5\n"
+        "passed on 20 images with labels: 0.5 points lost in all (vendors' own builds lose a median of 1.2)"
+    )
+
+
+def test_a_proof_that_fails() -> None:
+    assert text.proof(proof(broken=True)).splitlines()[-3:] == [
+        "FAILED on 20 images with labels, first at: compiled",
+        "  compiled loses 33.0 points of mAP (gate 1.5)",
+        "  cause: one scale over boxes and scores",
+    ]
+
+
+def test_a_proof_as_data() -> None:
+    found = data.proof(proof(broken=True))
+    assert found["passed"] is False
+    assert found["cause"] == {
+        "code": "shared_scale",
+        "stage": "compiled",
+        "message": "one scale over boxes and scores",
+    }
+    assert set(found) == {
+        "stages", "images", "passed", "broken", "failures", "cause", "causes", "gate", "verdicts",
+    }  # fmt: skip
+
+
+def test_latency() -> None:
+    found = Latency(9, {50: 20.0, 90: 30.0, 99: 40.0}, {"decode": 1.0, "inference": 18.25})
+    assert text.latency(found) == (
+        "50.0 images per second, one after the other; 9 timed\n"
+        "whole, ms: p50 20.0, p90 30.0, p99 40.0\n"
+        "part       median ms\n"
+        "decode           1.0\n"
+        "inference       18.2"
+    )
+    assert data.latency(found)["latency_ms"] == {"p50": 20.0, "p90": 30.0, "p99": 40.0}
+
+
+def test_accuracy() -> None:
+    assert text.accuracy(accuracy(0.43)) == (
+        "mAP50-95 43.0 (95 % interval 40.0 to 47.0), mAP50 63.0, on 20 images"
+    )
+
+
+def test_warnings_come_before_notes() -> None:
+    found = [
+        Verdict(code="a", message="note it"),
+        Verdict(code="b", message="mind it", level="warning"),
+    ]
+    assert text.verdicts(found) == ["warning: mind it", "note: note it"]
+
+
+def test_detections_as_data() -> None:
+    from pathlib import Path
+
+    seen = Detections(np.array([[1, 2, 3.456, 4]]), np.array([0.87654]), np.array([1]))
+    assert data.detections(seen, ("a", "b"), Path("x.jpg"), 3) == {
+        "source": "x.jpg",
+        "frame": 3,
+        "detections": [
+            {"label": "b", "class_id": 1, "score": 0.8765, "box": [1.0, 2.0, 3.46, 4.0]}
+        ],
+    }
