@@ -58,7 +58,9 @@ def _optimize(data: bytes) -> onnx.ModelProto:
         path = Path(folder) / "clean.onnx"
         options.optimized_model_filepath = str(path)
         try:
-            ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:
             raise UnsupportedError(
                 f"ONNX Runtime does not take the model: {reason(error)}",

@@ -27,7 +27,10 @@ class Runner:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            # its fallback to the same provider would only print to stdout
+            self._session = ort.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the graph: {reason(error)}") from error
         self.outputs = tuple(o.name for o in self._session.get_outputs())

@@ -63,7 +63,7 @@ class CpuSession(Session):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: onnxruntime.InferenceSession = ort.InferenceSession(
-                payload, options, providers=["CPUExecutionProvider"]
+                payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the compiled file: {error}") from error
