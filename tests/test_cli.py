@@ -157,6 +157,7 @@ BAD = {
     "bad option": (["build", "{tiny}", "--nonsense"], 2, "No such option"),
     "bad labels": (["build", "{tiny}", "-c", "{photos}", "--labels", "a,b"], 2, "has 5 classes"),
     "bad node": (["build", "{tiny}", "-c", "{photos}", "--end-nodes", "x"], 3, "no node x"),
+    "bad layer": (["build", "{tiny}", "-c", "{photos}", "--keep-float", "x"], 2, "has no layer x"),
     "cannot write": (["build", "{tiny}", "-c", "{photos}", "-o", "no/x.onchip"], 2, "cannot write"),
     "a folder": (["build", "{tiny}", "-c", "{photos}", "-o", "{empty}"], 2, "is a folder"),
     "not ours": (

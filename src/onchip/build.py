@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.precision import Precision, choose_precision
-from onchip.quantize.regions import divide
+from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Job
@@ -170,7 +171,7 @@ def optimize(
 
         return make
 
-    regions = divide(model, head, target.quant, options.keep_float)
+    regions = divide(model, head, target.quant, _known(options.keep_float, model))
     seen = observe(
         model,
         head,
@@ -306,6 +307,19 @@ def _labelled(head: HeadSpec, labels: tuple[str, ...]) -> HeadSpec:
             "name each class once, in the order of training",
         )
     return replace(head, labels=labels) if labels else head
+
+
+def _known(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
+    """Return the layers that the user wants in float, if they are there."""
+    found = [x.node for x in layers(model)]
+    missing = [n for n in names if n not in found]
+    if missing:
+        near = get_close_matches(missing[0], found, 3) or found[:3]
+        raise InputError(
+            f"the cut graph has no layer {', '.join(missing)}",
+            f"such as {', '.join(near)}; onchip inspect FILE.onchip --layers lists a plan's",
+        )
+    return names
 
 
 def _calibration_verdicts(
