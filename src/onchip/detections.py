@@ -62,8 +62,9 @@ def iou(first: Floats, second: Floats) -> Floats:
 
     Boxes are x1, y1, x2, y2; the result is `(n, m)`. Empty boxes overlap nothing.
 
-    >>> print(iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]])).round(3))
-    [[0.333 0.   ]]
+    >>> found = iou(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 3, 2], [5, 5, 6, 6]]))
+    >>> [round(float(v), 3) for v in found[0]]
+    [0.333, 0.0]
     """
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
