@@ -143,7 +143,7 @@ def test_every_head_quantizes_and_its_kernels_agree_with_its_plan(
 ) -> None:
     found, plan = planned(graphs.BUILDERS[name](), tmp_path, Cpu.quant)
     regions = divide(found.model, found.head, plan.quant, plan.floats)
-    data = emit(found.model, regions, plan, raw_input=False).SerializeToString()
+    data = emit(found.model, regions, plan).SerializeToString()
     onnx.checker.check_model(onnx.load_from_string(data))
     noise = found.model.noise(9)
     wanted, kernels = Runner(found.model.bytes)(noise), CpuSession(data)(noise)
@@ -171,7 +171,7 @@ def test_a_layer_kept_in_float_is_float(tmp_path: Path) -> None:
     assert first not in regions.integer
     graph = emit(found.model, regions, replace(plan, layers=tuple(
         replace(x, precision="float32") if x.node == first else x for x in plan.layers
-    )), raw_input=False).graph  # fmt: skip
+    ))).graph  # fmt: skip
     node = next(n for n in graph.node if n.name == first)
     assert not any(
         n.op_type == "DequantizeLinear" and node.input[1] in n.output for n in graph.node

@@ -47,12 +47,14 @@ class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the artifact is: read first, and enough to run the program in it.
 
-    `input` is what the float network expects, `program_input` what the compiled program does.
+    `options` are the target's own, as the user gave them. `input` is what the float network
+    expects, `program_input` what the compiled program does.
     """
 
     format: int
     onchip: str
     target: str
+    options: dict[str, str] = {}
     source: str
     source_sha256: str
     input: InputSpec

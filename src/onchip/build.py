@@ -6,7 +6,7 @@ into it. A stage whose digest is that of the record in the older artifact is tak
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +19,7 @@ from msgspec.structs import replace
 import onchip
 from onchip.artifact import FORMAT, Artifact, Manifest, Stage
 from onchip.dataset.samples import truth_beside
-from onchip.errors import InputError
+from onchip.errors import InputError, ToolError
 from onchip.graph import read
 from onchip.graph.clean import clean
 from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input_spec
@@ -61,6 +61,7 @@ class Options:
     labels: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     max_float: int = 3
+    target: dict[str, str] = field(default_factory=dict)  # the target's own, by name
 
 
 def build(
@@ -71,12 +72,22 @@ def build(
     options: Options | None = None,
     older: Artifact | None = None,
     progress: Progress = silent,
+    keep: Callable[[Artifact], None] = lambda made: None,
 ) -> Artifact:
-    """Run all three stages; those that `older` already holds are taken from it."""
+    """Run all three stages; those that `older` already holds are taken from it.
+
+    Where the last one fails, `keep` is given what is done, with the compiler's log.
+    """
     options = options or Options()
+    targets.get(target).settings(options.target)
     parsed = parse(source, target, images, options=options, older=older, progress=progress)
     planned = optimize(parsed, images, options=options, older=older, progress=progress)
-    return compile_(planned, older=older, progress=progress)
+    try:
+        return compile_(planned, images, options=options, older=older, progress=progress)
+    except ToolError as error:
+        log = {"log": ("compile.log", error.log.encode())} if error.log else {}
+        keep(planned.with_payloads(log))
+        raise
 
 
 def parse(
@@ -105,7 +116,8 @@ def parse(
     options = options or Options()
     targets.get(target)
     original = read.load(source)
-    key = _key("parse", original.digest, options, target, _digests(_few(images)))
+    asked = (options.size, options.end_nodes, options.pixels, options.labels)
+    key = _key("parse", original.digest, asked, target, _digests(_few(images)))
     if (done := _finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()
@@ -154,7 +166,8 @@ def optimize(
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
-    key = _key("optimize", parsed[0].key, target.quant, _digests(images), options)
+    decided = (options.keep_float, options.max_float)
+    key = _key("optimize", parsed[0].key, target.quant, _digests(images), decided)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
     started = time.perf_counter()
@@ -194,29 +207,57 @@ def optimize(
 
 
 def compile_(
-    artifact: Artifact, *, older: Artifact | None = None, progress: Progress = silent
+    artifact: Artifact,
+    images: Sequence[Path] = (),
+    *,
+    options: Options | None = None,
+    older: Artifact | None = None,
+    progress: Progress = silent,
 ) -> Artifact:
     """Write the plan as a graph and have the target compile it.
 
+    Args:
+        artifact: parsed and optimized.
+        images: photos, for targets that can also quantize by themselves.
+        options: what the user decided.
+        older: an artifact of an earlier run.
+        progress: is told how far it is.
+
     Raises:
-        InputError: there is no plan yet.
+        InputError: there is no plan yet, or an option is wrong.
         ToolError: the compiler failed.
     """
+    given = (options or Options()).target
     target = targets.get(artifact.manifest.target)
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     stages = artifact.manifest.stages[:2]
-    key = _key("compile", stages[1].key, target.version())
+    settings = target.settings(given)
+    seen = _digests(images) if target.uses_photos else []
+    key = _key("compile", stages[1].key, target.version(), settings, seen)
     if (done := _finished(older, "compile", key)) is not None:
         return done
     started = time.perf_counter()
     progress("compile", 0, 1)
     model, spec, head = cut_model(artifact), artifact.manifest.input, artifact.manifest.head
-    made = target.compile(Job(model, head, spec, plan, quantized(artifact).bytes))
+    made = target.compile(
+        Job(
+            model=model,
+            head=head,
+            input=spec,
+            plan=plan,
+            qdq=quantized(artifact).bytes,
+            options=settings,
+            photos=lambda wanted, count: _inputs(images, wanted, count),
+            progress=progress,
+            key=key,
+        )
+    )
     progress("compile", 1, 1)
     return artifact.with_payloads(
-        {"program": (f"program.{made.suffix}", made.payload)},
+        {"program": (f"program.{made.suffix}", made.payload), **made.extras},
         program_input=made.input,
-        stages=(*stages, _record("compile", key, started)),
+        options=given,
+        stages=(*stages, _record("compile", key, started, **made.notes)),
         tools={**artifact.manifest.tools, **made.tools},
         verdicts=(*artifact.manifest.verdicts, *made.verdicts),
     )
@@ -233,7 +274,18 @@ def quantized(artifact: Artifact) -> Model:
     model, head = cut_model(artifact), artifact.manifest.head
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     regions = divide(model, head, plan.quant, plan.floats)
-    return model.changed(emit(model, regions, plan, raw_input=artifact.manifest.input.uniform))
+    return model.changed(emit(model, regions, plan, pixel=artifact.manifest.input.pixel))
+
+
+def _inputs(
+    images: Sequence[Path], spec: InputSpec, count: int
+) -> Iterator[npt.NDArray[np.generic]]:
+    step = max(1, len(images) // count) if count else 1
+    for path in images[::step][: count or None]:
+        try:
+            yield prepare(read_image(path), spec)[0]
+        except InputError:  # counted, and said, when the plan was made
+            continue
 
 
 def _few(images: Sequence[Path]) -> list[Path]:

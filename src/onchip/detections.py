@@ -10,6 +10,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+SAME = 0.5  # the overlap from which two boxes show one object
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -76,3 +78,16 @@ def iou(first: Floats, second: Floats) -> Floats:
 
 def _area(boxes: Floats) -> Floats:
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+
+
+def pairs(reference: Detections, found: Detections) -> list[tuple[int, int]]:
+    """Pair detections of one class that overlap by half, greedily by overlap: (row, row)."""
+    overlaps = iou(reference.boxes, found.boxes)
+    free = np.where(reference.classes[:, None] == found.classes[None, :], overlaps, 0)
+    paired: list[tuple[int, int]] = []
+    while free.size and free.max() >= SAME:
+        row, column = np.unravel_index(int(free.argmax()), free.shape)
+        paired.append((int(row), int(column)))
+        free[row, :] = 0
+        free[:, column] = 0
+    return paired

@@ -44,8 +44,9 @@ class UnsupportedError(OnchipError):
 
 
 class ToolError(OnchipError):
-    """A runtime or a vendor's tool failed."""
+    """A runtime or a vendor's tool failed; `log` is what it printed, where it was kept."""
 
+    log: str = ""
     exit_code = 4
     code = "tool"
 

@@ -13,6 +13,7 @@ Letterboxing = Literal["center", "topleft", "stretch"]
 Color = Literal["rgb", "bgr"]
 Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query", "xywh"]
 Scoring = Literal["class", "object", "softmax"]
+Precision = Literal["float32", "float16", "int16"]
 
 
 class InputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +38,11 @@ class InputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def uniform(self) -> bool:
         """Whether all channels share one scale and no offset, so that a pixel is its own code."""
         return self.mean == (0.0, 0.0, 0.0) and len(set(self.std)) == 1
+
+    @property
+    def pixel(self) -> float | None:
+        """What one step of a pixel is to the network, where a pixel is its own code."""
+        return 1 / self.std[0] if self.uniform else None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -137,8 +143,12 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `ops` are the ONNX operations that have integer kernels. `shared` are those whose inputs and
     outputs must live on one scale. `fused` are activations that the chip computes together with
-    the convolution before them, so that nothing is rounded in between. `pair_limit` bounds the
-    sum of two neighbouring products; 0 is no bound (see quantize/weights.py).
+    the convolution before them, so that nothing is rounded in between; `fused_depthwise` the same
+    for depthwise convolutions. `folded` are operations whose result is never rounded, since the
+    chip looks it up together with what reads it (a SiLU's sigmoid). `pair_limit` bounds the
+    sum of two neighbouring products; 0 is no bound (see quantize/weights.py). `weight_top` is the
+    largest weight code where it is not that of the bits. `barred_zero` is a zero point that the
+    compiler misreads. `raised` is what a layer can be raised to, best first; nothing is none.
     """
 
     bits: int = 8
@@ -146,9 +156,14 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weight_bits: int = 8
     per_channel: bool = True
     pair_limit: int = 0
+    weight_top: int = 0
+    barred_zero: int | None = None
+    raised: tuple[Precision, ...] = ("float32",)
     ops: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     fused: frozenset[str] = frozenset()
+    fused_depthwise: frozenset[str] = frozenset()
+    folded: frozenset[str] = frozenset()
 
     @property
     def qmin(self) -> int:
@@ -161,9 +176,14 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.qmin + (1 << self.bits) - 1
 
     @property
+    def weight_min(self) -> int:
+        """The smallest weight code; the codes of a sign are as many, so that zero is exact."""
+        return 1 - (1 << (self.weight_bits - 1))
+
+    @property
     def weight_max(self) -> int:
-        """The largest weight code; the smallest is its negative."""
-        return (1 << (self.weight_bits - 1)) - 1
+        """The largest weight code."""
+        return self.weight_top or -self.weight_min
 
 
 class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

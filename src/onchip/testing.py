@@ -54,10 +54,12 @@ class TargetContract:
     def test_same_input_same_output(self, tiny: Path, photos: Path) -> None:
         """Running twice, and building twice, gives the same."""
         first, second = self.made(tiny, photos), self.made(tiny, photos)
-        assert first.payload("program") == second.payload("program")
+        if self.target.reproducible:
+            assert first.payload("program") == second.payload("program")
         image = read_image(find_images(photos)[0])
-        with Detector(first, confidence=0.01) as detector:
-            np.testing.assert_array_equal(detector(image).boxes, detector(image).boxes)
+        with Detector(first, confidence=0.01) as a, Detector(second, confidence=0.01) as b:
+            np.testing.assert_array_equal(a(image).boxes, a(image).boxes)
+            np.testing.assert_array_equal(a(image).boxes, b(image).boxes)
 
     def test_survives_the_artifact(self, tiny: Path, photos: Path, tmp_path: Path) -> None:
         """What was saved sees what the build saw."""
@@ -72,9 +74,11 @@ class TargetContract:
 
     def test_refuses_a_damaged_program(self, tiny: Path, photos: Path) -> None:
         """A program cut short is an error of onchip's own, not a crash."""
-        program = self.made(tiny, photos).payload("program")
+        made = self.made(tiny, photos)
+        program = made.payload("program")
+        broken = Artifact(made.manifest, {**made.payloads, "program": program[: len(program) // 3]})
         try:
-            self.target.open(program[: len(program) // 3])
+            self.target.open(broken)
         except OnchipError:
             return
         raise AssertionError("a truncated program was opened")

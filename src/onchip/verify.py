@@ -106,7 +106,7 @@ def _stages(
         inner = msgspec.structs.replace(spec, dtype="uint8" if spec.uniform else "float32")
         stages["plan"] = _program(emulation, inner, manifest.head)
     if manifest.program_input is not None:
-        session = targets.get(manifest.target).open(artifact.payload("program"), threads=1)
+        session = targets.get(manifest.target).open(artifact, threads=1)
         run = _in_turn(opened.enter_context(session))
         stages["compiled"] = _program(run, manifest.program_input, manifest.head)
     return stages, verdicts

@@ -5,7 +5,7 @@ import sys
 # verb: (module, what it does). A verb's module is loaded when the verb is used.
 VERBS = {
     "demo": ("demo", "the whole story on bundled inputs, in under two minutes"),
-    "inspect": ("inspect", "what is in an .onnx or .onchip file, and how its head reads"),
+    "inspect": ("inspect", "what is in an .onnx, .onchip or .rknn file, with verdicts"),
     "build": ("build", "model + photos -> a proven, compiled .onchip file (the next three)"),
     "parse": ("build", "read a model, find its head, cut it there, prove the cut"),
     "optimize": ("build", "watch it on photos and decide every scale and precision"),
@@ -14,7 +14,8 @@ VERBS = {
     "eval": ("prove", "mAP with its interval on labelled images"),
     "bench": ("prove", "latency, and where the time goes"),
     "detect": ("detect", "boxes on images, folders, globs and video"),
-    "targets": ("inspect", "the chips that onchip builds for"),
+    "targets": ("inspect", "the chips that onchip builds for, and what is installed"),
+    "toolchain": ("toolchain", "install, list, check or remove a vendor's SDK"),
 }
 
 USAGE = """Usage: onchip VERB FILE [options]

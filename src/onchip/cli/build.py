@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,6 +51,10 @@ _photo_options = _options(
     click.option("--images", type=click.IntRange(0), default=IMAGES, show_default=True,
                  help="How many of them to use; 0 is all."),
 )  # fmt: skip
+_target_options = _options(
+    click.option("-O", "--option", "target_options", multiple=True, metavar="NAME=VALUE",
+                 help="An option of the target's own; onchip targets NAME lists them."),
+)  # fmt: skip
 _precision_options = _options(
     click.option("--keep-float", help="Layers (nodes) to keep in float: a,b,c."),
     click.option("--max-float", type=click.IntRange(0), default=3, show_default=True,
@@ -65,6 +69,7 @@ _precision_options = _options(
 @_output
 @_model_options
 @_precision_options
+@_target_options
 @as_json
 def build_verb(model: Path, target: str, output: Path | None, as_json: bool, **given: Any) -> None:
     """Make a compiled .onchip file of an ONNX MODEL: parse, optimize and compile in one.
@@ -75,7 +80,15 @@ def build_verb(model: Path, target: str, output: Path | None, as_json: bool, **g
     older = _older(path)
     photos = _photos(given)
     with bars() as progress:
-        made = build(model, target, photos, options=_read(given), older=older, progress=progress)
+        made = build(
+            model,
+            target,
+            photos,
+            options=_read(given),
+            older=older,
+            progress=progress,
+            keep=lambda unfinished: save(unfinished, path),
+        )
     _finish(made, path, as_json)
 
 
@@ -116,15 +129,21 @@ def optimize_verb(file: Path, output: Path | None, as_json: bool, **given: Any) 
 
 @command("onchip compile best.onchip")
 @click.argument("file", type=Path)
+@_photo_options
 @_output
+@_target_options
 @as_json
-def compile_verb(file: Path, output: Path | None, as_json: bool) -> None:
-    """Make the file that the chip runs from an optimized FILE."""
+def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -> None:
+    """Make the file that the chip runs from an optimized FILE.
+
+    Photos are for chips whose own tools can quantize too, so that the better way can be kept.
+    """
     artifact = load(file)
     path = output or file
     check_writable(path)
+    photos = _photos(given) if given["photos"] else []
     with bars() as progress:
-        made = compile_(artifact, older=artifact, progress=progress)
+        made = compile_(artifact, photos, options=_read(given), older=artifact, progress=progress)
     _finish(made, path, as_json)
 
 
@@ -167,7 +186,18 @@ def _read(given: dict[str, Any]) -> Options:
         labels=names(given.get("labels")),
         keep_float=names(given.get("keep_float")),
         max_float=given.get("max_float", 3),
+        target=_pairs(given.get("target_options", ())),
     )
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"-O {pair!r} is not an option", "write it as -O NAME=VALUE")
+        found[name.replace("-", "_")] = value
+    return found
 
 
 def _finish(made: Artifact, path: Path, as_json: bool) -> None:

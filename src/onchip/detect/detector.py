@@ -39,12 +39,12 @@ class Detector:
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else load(Path(artifact))
         manifest = self.artifact.manifest
-        payload = self.artifact.payload("program")
+        self.artifact.payload("program")  # or say what is missing
         if manifest.program_input is None:
             raise InputError("the artifact has no program yet", "run: onchip compile FILE.onchip")
         self.limits = Limits(confidence, overlap)
         self.labels = manifest.head.labels
-        self.session = targets.get(manifest.target).open(payload, threads)
+        self.session = targets.get(manifest.target).open(self.artifact, threads)
         self.program = Program(self.session, manifest.program_input, manifest.head)
 
     def __call__(self, image: Image | Path | str) -> Detections:

@@ -1,4 +1,4 @@
-"""Fold constants, drop what does nothing, fuse batch norms: by ONNX Runtime, and checked.
+"""Fold constants, drop what does nothing, fuse batch norms (ONNX Runtime) and Focus; checked.
 
 ONNX Runtime's basic optimizations keep to standard operators and keep node names, and it is a
 dependency already; see docs/decisions/0003-clean-with-onnxruntime.md.
@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from onchip.errors import ToolError, UnsupportedError
+from onchip.graph.focus import merge_focus
 from onchip.graph.read import Model
 from onchip.graph.run import Runner, reason
 
@@ -46,7 +47,7 @@ def clean(model: Model, *, check: bool = True) -> Cleaned:
         onnx.helper.make_opsetid(d, v) for d, v in wanted.items() if d in used or d == "ai.onnx"
     )
     _name_nodes(proto)
-    cleaned = model.changed(proto)
+    cleaned = merge_focus(model.changed(proto))
     return Cleaned(cleaned, _compare(model, cleaned) if check else float("nan"))
 
 

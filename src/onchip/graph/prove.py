@@ -22,6 +22,7 @@ from onchip.vision import decode
 
 BOX_TOLERANCE = 0.01  # input pixels
 SCORE_TOLERANCE = 1e-4
+RAW_TOLERANCE = BOX_TOLERANCE / 32  # of head values, which count cells of up to 32 pixels
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class CutProof:
     @property
     def passed(self) -> bool:
         """Whether both figures are inside the tolerance."""
-        return self.box_px <= BOX_TOLERANCE and self.score <= SCORE_TOLERANCE
+        limit = RAW_TOLERANCE if self.kind == "raw" else SCORE_TOLERANCE
+        return self.box_px <= BOX_TOLERANCE and self.score <= limit
 
     def describe(self) -> str:
         """One line for people."""
@@ -148,7 +150,7 @@ def input_size(model: Model) -> tuple[int, int]:
 
 def _is_raw(head: HeadSpec, own: Values, ours: Values) -> bool:
     """Whether the network's outputs hold the head's tensors themselves."""
-    return _raw_difference(head, own, ours) <= SCORE_TOLERANCE
+    return _raw_difference(head, own, ours) <= RAW_TOLERANCE
 
 
 def _raw_difference(head: HeadSpec, own: Values, ours: Values) -> float:

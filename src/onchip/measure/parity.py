@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onchip.detections import Detections, iou
+from onchip.detections import Detections, iou, pairs
 from onchip.spec import HeadSpec
 from onchip.vision.decode import sigmoid
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
-SAME = 0.5  # the overlap from which two boxes show one object
 
 
 @dataclass(frozen=True)
@@ -42,27 +41,14 @@ class Pairing:
 
 def pair(reference: Detections, found: Detections) -> Pairing:
     """Pair detections of one class that overlap by half, greedily by overlap."""
-    pairs = pair_indices(reference, found)
+    found_pairs = pairs(reference, found)
     overlaps = iou(reference.boxes, found.boxes)
     return Pairing(
         len(reference),
         len(found),
-        tuple(float(overlaps[p]) for p in pairs),
-        tuple(float(found.scores[c] - reference.scores[r]) for r, c in pairs),
+        tuple(float(overlaps[p]) for p in found_pairs),
+        tuple(float(found.scores[c] - reference.scores[r]) for r, c in found_pairs),
     )
-
-
-def pair_indices(reference: Detections, found: Detections) -> list[tuple[int, int]]:
-    """Return which detection of `reference` goes with which of `found`."""
-    overlaps = iou(reference.boxes, found.boxes)
-    free = np.where(reference.classes[:, None] == found.classes[None, :], overlaps, 0)
-    pairs: list[tuple[int, int]] = []
-    while free.size and free.max() >= SAME:
-        row, column = np.unravel_index(int(free.argmax()), free.shape)
-        pairs.append((int(row), int(column)))
-        free[row, :] = 0
-        free[:, column] = 0
-    return pairs
 
 
 def parity(pairings: Sequence[Pairing], noise: "Noise | None" = None) -> Parity:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onchip.detections import Detections
+from onchip.detections import Detections, pairs
 from onchip.graph.pixels import BYTES, CENTERED, IMAGENET, UNIT, Pixels, convention
 from onchip.measure.accuracy import accuracy, match
-from onchip.measure.parity import pair_indices
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.vision.decode import decode
 from onchip.vision.preprocess import Image, prepare
@@ -109,9 +108,15 @@ def guess(
             if pixels not in scores:
                 scores[pixels] = _score(run, head, spec(pixels), photos)
                 progress(len(scores))
-        best = max(scores, key=lambda p: scores[p] * (MARGIN if p == usual else 1.0))
+        best = max(scores, key=lambda p: scores[p] * _trust(p, usual))
     order = sorted(scores.items(), key=lambda item: -item[1])
     return Guess(best, tuple(order), all(p.truth is not None for p in photos), len(photos))
+
+
+def _trust(pixels: Pixels, usual: Pixels) -> float:
+    """What is usual in the family must be beaten clearly, its letterbox twice as clearly."""
+    trust = MARGIN if pixels == usual else 1.0
+    return trust * (MARGIN if pixels.letterbox == usual.letterbox else 1.0)
 
 
 Change = Callable[[Pixels], Pixels]
@@ -163,8 +168,8 @@ def mirrored(run: Run, head: HeadSpec, spec: InputSpec, image: Image) -> float:
     width = image.shape[1]
     turned = other.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
     second = Detections(turned.astype(np.float32), other.scores, other.classes)
-    pairs = pair_indices(first, second)
-    shared = sum(float(np.minimum(first.scores[i], second.scores[j])) ** 2 for i, j in pairs)
+    paired = pairs(first, second)
+    shared = sum(float(np.minimum(first.scores[i], second.scores[j])) ** 2 for i, j in paired)
     alone = float(np.square(first.scores).sum() + np.square(second.scores).sum()) - 2 * shared
     return shared - alone / 2
 

@@ -15,29 +15,39 @@ from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
 from onchip.quantize.regions import CLAMPS, Regions
 
 
-def emit(model: Model, regions: Regions, plan: QuantPlan, *, raw_input: bool) -> onnx.ModelProto:
+def emit(
+    model: Model,
+    regions: Regions,
+    plan: QuantPlan,
+    *,
+    pixel: float | None = None,
+    whole: bool = False,
+) -> onnx.ModelProto:
     """Write a plan as a QDQ graph.
 
     Args:
         model: the cut float graph.
         regions: how it divides on the chip, as the plan was made with.
         plan: the decision.
-        raw_input: the graph takes uint8 pixels; its input's scale must be theirs.
+        pixel: what one step of a pixel is to the network, for a graph that takes bytes.
+        whole: also write the scales of tensors that the chip does not round, for a compiler that
+            wants them; such a graph rounds more than the chip does.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
-    tensors = {t.name: t for t in plan.tensors}
+    tensors = {t.name: t for t in plan.tensors if whole or t.rounded}
     layers = {x.node: x for x in plan.layers if x.precision == "int8"}
     nodes: list[onnx.NodeProto] = []
     made: list[onnx.TensorProto] = []
     entry = graph.input[0].name
-    if entry in tensors:
-        nodes += _enter(entry, tensors[entry], plan, made, raw_input)
-        if raw_input:
-            graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    entered = entry in tensors or pixel is not None
+    if entered:
+        nodes += _enter(entry, tensors.get(entry), plan, made, pixel)
+    if pixel is not None:
+        graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     for node in _without_clamps(model, regions):
-        _rename(node.input, {entry: f"{entry}/values"} if entry in tensors else {})
+        _rename(node.input, {entry: f"{entry}/values"} if entered else {})
         if node.name in layers:
             nodes += _weights(node, model, plan, layers[node.name], made)
         made_here = [o for o in node.output if o in tensors]
@@ -78,14 +88,22 @@ def _without_clamps(model: Model, regions: Regions) -> list[onnx.NodeProto]:
 
 
 def _enter(
-    name: str, tensor: TensorPlan, plan: QuantPlan, made: list[onnx.TensorProto], raw: bool
+    name: str,
+    tensor: TensorPlan | None,
+    plan: QuantPlan,
+    made: list[onnx.TensorProto],
+    pixel: float | None,
 ) -> list[onnx.NodeProto]:
-    pair = _round(name, name, f"{name}/values", tensor, plan, made)
-    if not raw:
-        return pair
-    del pair[0]
-    pair[0].input[0] = name
-    return pair
+    """Round the input to codes; bytes are their own codes, read by integers or floats."""
+    if pixel is None:
+        assert tensor is not None
+        return _round(name, name, f"{name}/values", tensor, plan, made)
+    scale, zero = f"{name}/scale", f"{name}/zero"
+    made.append(numpy_helper.from_array(np.asarray(pixel, np.float32), scale))
+    made.append(numpy_helper.from_array(np.asarray(0, np.uint8), zero))
+    inputs = [name, scale, zero]
+    values = f"{name}/values"
+    return [helper.make_node("DequantizeLinear", inputs, [values], f"{name}/dequantize")]
 
 
 def _round(

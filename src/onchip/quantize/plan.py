@@ -26,6 +26,7 @@ class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     zero: int
     sqnr_db: float
     group: str  # the tensor whose range it shares; its own name where it has one of its own
+    rounded: bool = True  # False inside a layer that the chip fuses: the scale is for its compiler
 
 
 class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +99,7 @@ def make_plan(
         )
         for t in regions.tensors
     )
+    tensors += _fused(regions, seen, quant)
     planned = {t.name: t for t in tensors}
     layers = tuple(
         _layer_plan(x, model, seen, quant, planned.get(x.data))
@@ -108,6 +110,15 @@ def make_plan(
         for x in regions.layers
     )
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)
+
+
+def _fused(regions: Regions, seen: Mapping[str, Stats], quant: QuantSpec) -> tuple[TensorPlan, ...]:
+    """Scales for what is not rounded."""
+    found = {t: choose([seen[t]], regions.reads.get(t, ""), quant) for t in regions.fused}
+    return tuple(
+        TensorPlan(name=t, scale=r.scale, zero=r.zero, sqnr_db=r.sqnr_db, group=t, rounded=False)
+        for t, r in found.items()
+    )
 
 
 def _ranges(

@@ -83,7 +83,7 @@ def _loss(
     wanted: Sequence[Mapping[str, Array]],
 ) -> float:
     regions = divide(model, head, plan.quant, plan.floats)
-    run = Runner(emit(model, regions, plan, raw_input=False).SerializeToString())
+    run = Runner(emit(model, regions, plan).SerializeToString())
     size = (spec.width, spec.height)
     return score_loss(head, size, wanted, [run(t) for t in probes])
 

@@ -39,8 +39,20 @@ def fit(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
     """
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / (quant.qmax - quant.qmin), 1e-12)
-    zero = round(quant.qmin - low / scale)
-    return float(scale), min(max(zero, quant.qmin), quant.qmax)
+    zero = min(max(round(quant.qmin - low / scale), quant.qmin), quant.qmax)
+    if zero == quant.barred_zero:
+        return _beside(low, high, quant)
+    return float(scale), zero
+
+
+def _beside(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
+    """Return the finest scale whose zero point is next to the barred one."""
+    assert quant.barred_zero is not None
+    found = []
+    for zero in (quant.barred_zero - 1, quant.barred_zero + 1):
+        below, above = max(zero - quant.qmin, 0.5), max(quant.qmax - zero, 0.5)
+        found.append((float(max(-low / below, high / above)), zero))
+    return min(found)
 
 
 def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:

@@ -1,6 +1,6 @@
 """Which layers compute in integers, which tensors are rounded, and which share a scale."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -30,6 +30,7 @@ class Layer:
     output: str  # after the activation
     activation: str  # a name that activations.py knows, or ""
     members: tuple[str, ...]  # names of all its nodes
+    depthwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,16 @@ class Regions:
     """How a graph divides on one chip.
 
     `tensors` are those that get a scale; `groups` maps each to the tensor whose range it uses;
-    `reads` maps a tensor to the function that its only reader applies (for choosing its range).
+    `fused` are those inside a layer that the chip does not round, though some compilers want a
+    scale for them. `reads` maps a tensor to the function that its only reader applies (for
+    choosing its range).
     `watched` tensors must be observed; `derived` ones follow from one: (tensor, activation).
     """
 
     layers: tuple[Layer, ...]
     integer: frozenset[str]  # names of integer nodes
     tensors: tuple[str, ...]
+    fused: tuple[str, ...]
     groups: dict[str, str]
     reads: dict[str, str]
     watched: tuple[str, ...]
@@ -78,7 +82,11 @@ def _layer(node: onnx.NodeProto, model: Model) -> Layer:
     elif raw not in last and len(readers) == 1 and (known := activations.name(readers[0])):
         members.append(readers[0].name)
         output, activation = readers[0].output[0], known
-    return Layer(node.name, node.op_type, node.input[0], raw, output, activation, tuple(members))
+    depthwise = node.op_type == "Conv" and model.constants[node.input[1]].shape[1] == 1
+    depthwise = depthwise and next((a.i for a in node.attribute if a.name == "group"), 1) > 1
+    return Layer(
+        node.name, node.op_type, node.input[0], raw, output, activation, tuple(members), depthwise
+    )
 
 
 def silu(readers: list[onnx.NodeProto]) -> onnx.NodeProto | None:
@@ -109,12 +117,14 @@ def divide(model: Model, head: HeadSpec, quant: QuantSpec, floats: Iterable[str]
         for n in model.proto.graph.node
         if n.name not in kept and _fits(n, model, quant, weighted)
     }
-    inner = _inner(found, model, quant, integer)
+    fused = [x for x in found if x.node in integer and _fuses(x, quant)]
+    inner = _inner(found, fused, model, quant, integer)
     tensors = _tensors(model, integer, inner)
     return Regions(
         layers=found,
         integer=frozenset(integer),
         tensors=tensors,
+        fused=tuple(x.raw for x in fused),
         groups=_groups(model, integer, quant, tensors),
         reads=_reads(model, found, head, integer),
         watched=tuple(dict.fromkeys([*(x.raw for x in found), *_sources(model, found)])),
@@ -143,18 +153,38 @@ def _fits(node: onnx.NodeProto, model: Model, quant: QuantSpec, weighted: set[st
     return not any(n in model.constants for n in node.input[:arguments])
 
 
-def _inner(found: tuple[Layer, ...], model: Model, quant: QuantSpec, integer: set[str]) -> set[str]:
-    """Tensors inside a layer that are never rounded: the chip clamps or fuses the activation."""
-    inner: set[str] = set()
+def _fuses(layer: Layer, quant: QuantSpec) -> bool:
+    kind = layer.activation.partition(":")[0]
+    return kind in (quant.fused_depthwise if layer.depthwise else quant.fused)
+
+
+def _inner(
+    found: Sequence[Layer],
+    fused: Sequence[Layer],
+    model: Model,
+    quant: QuantSpec,
+    integer: set[str],
+) -> set[str]:
+    """Tensors that are never rounded: the chip clamps, fuses or looks the activation up."""
+    nodes = {n.name: n for n in model.proto.graph.node}
+    inner = {
+        o
+        for n in nodes.values()
+        if n.op_type in quant.folded and n.name in integer and _is_folded(n, model)
+        for o in n.output
+    }
     for layer in found:
-        if layer.node not in integer or not layer.activation:
-            continue
-        if layer.activation in CLAMPS or layer.activation in quant.fused:
+        clamped = layer.activation in CLAMPS and layer.node in integer
+        if clamped or layer in fused:
             inner.add(layer.raw)
             for name in layer.members[1:]:
-                node = next(n for n in model.proto.graph.node if n.name == name)
-                inner.update(o for o in node.output if o != layer.output)
+                inner.update(o for o in nodes[name].output if o != layer.output)
     return inner
+
+
+def _is_folded(node: onnx.NodeProto, model: Model) -> bool:
+    """Whether a node is the sigmoid of a SiLU: its result times its own input, and no more."""
+    return silu(model.consumers.get(node.input[0], [])) is not None
 
 
 def _tensors(model: Model, integer: set[str], inner: set[str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def scales(weights: Floats, quant: QuantSpec, largest: Floats | None = None) -> 
         largest: the largest code that each input channel reaches, `(in,)`; all of them where None.
     """
     flat = rows(weights)
-    needed = np.abs(flat).max(axis=1) / quant.weight_max
+    needed = np.maximum(flat.max(axis=1) / quant.weight_max, flat.min(axis=1) / quant.weight_min)
     if quant.pair_limit and weights.shape[1] > 1:
         if largest is None or len(largest) != weights.shape[1]:
             largest = np.full(weights.shape[1], quant.qmax, np.float32)
@@ -59,4 +59,4 @@ def codes(weights: Floats, scale: Floats, quant: QuantSpec) -> npt.NDArray[np.in
     """Round `weights (out, in, ...)` to codes with one scale per output channel."""
     shape = (-1,) + (1,) * (weights.ndim - 1)
     found = np.rint(weights / scale.reshape(shape))
-    return np.clip(found, -quant.weight_max, quant.weight_max).astype(np.int8)
+    return np.clip(found, quant.weight_min, quant.weight_max).astype(np.int8)

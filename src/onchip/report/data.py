@@ -9,6 +9,7 @@ from onchip.measure.diagnose import Cause
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
+from onchip.targets.target import Target
 
 Data = dict[str, object]
 
@@ -29,6 +30,16 @@ def build(made: Artifact, path: Path, peak_rss_mb: float) -> Data:
         ],
         "peak_rss_mb": round(peak_rss_mb, 1),
         "verdicts": [verdict(v) for v in manifest.verdicts],
+    }
+
+
+def target(found: Target) -> Data:
+    """One chip: what is installed for it, and what was verified."""
+    return {
+        "name": found.name,
+        "title": found.title,
+        "verified": found.verified,
+        "parts": [{"name": p.name, "found": p.found or None} for p in found.parts()],
     }
 
 

@@ -1,5 +1,6 @@
 """What a file is, from the file alone."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ import msgspec
 
 from onchip.artifact import Artifact
 from onchip.errors import OnchipError, UnsupportedError
+from onchip.formats import rknn as rknn_file
+from onchip.formats.rknn import RknnTensor
+from onchip.formats.rknn_verdicts import verdicts as rknn_verdicts
 from onchip.graph import read
 from onchip.graph.clean import clean
 from onchip.graph.pixels import convention, declared, input_spec
@@ -34,12 +38,28 @@ def is_artifact(path: Path) -> bool:
     return path.suffix == ".onchip" or (path.is_file() and is_zipfile(path))
 
 
-def artifact(made: Artifact, path: Path) -> Inspection:
-    """Show an artifact."""
+def is_rknn(path: Path) -> bool:
+    """Whether a file claims to be compiled for Rockchip, by its name or its first bytes."""
+    if path.suffix == ".rknn":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(rknn_file.MAGIC)) == rknn_file.MAGIC
+    except OSError:
+        return False
+
+
+def artifact(made: Artifact, path: Path, *, log: bool = False) -> Inspection:
+    """Show an artifact; as its layers the compiler's log, if that is asked for."""
     manifest = made.manifest
     layers = ""
     if "plan" in made.payloads:
         layers = msgspec.json.decode(made.payloads["plan"], type=QuantPlan).describe()
+    if "table" in made.payloads:
+        layers += "\n\nthe compiler's own table; cycles are its estimates, nothing was measured\n"
+        layers += made.payloads["table"].decode(errors="replace")
+    if log:
+        layers = made.payloads.get("log", b"the artifact has no log").decode(errors="replace")
     data = {
         "format": "onchip",
         "digest": manifest.source_sha256,
@@ -55,6 +75,49 @@ def artifact(made: Artifact, path: Path) -> Inspection:
         "verdicts": [as_data.verdict(v) for v in manifest.verdicts],
     }  # fmt: skip
     return Inspection(as_text.artifact(made, str(path)), data, layers)
+
+
+def rknn(path: Path, chip: str = "") -> Inspection:
+    """Show a file compiled for Rockchip, and what is wrong with it.
+
+    Raises:
+        InputError: it cannot be read, or is no such file.
+    """
+    found = rknn_file.read(path)
+    judged = rknn_verdicts(found, chip or None)
+    where = ", ".join(found.platforms) or "an unknown chip"
+    lines = [
+        f"{path}: RKNN, format {found.version:#x}, for {where}, {as_text.size(path.stat().st_size)}"
+    ]
+    lines += [f"  toolkit {found.toolkit or 'unknown'}"]
+    lines += [f"  compiler {found.compiler}"] if found.compiler else []
+    lines += [f"  note    {found.custom_string}"] if found.custom_string else []
+    lines += [f"  input   {_compiled(t)}" for t in found.inputs]
+    lines += [f"  output  {_compiled(t)}" for t in found.outputs]
+    data = {
+        "format": "rknn",
+        "digest": hashlib.sha256(path.read_bytes()).hexdigest(),
+        **msgspec.to_builtins(found),
+        "verdicts": [as_data.verdict(v) for v in judged],
+    }
+    text = "\n".join([*lines, *as_text.verdicts(judged)])
+    layers = "the layers of a .rknn file are not readable; onchip inspect FILE.onchip has them"
+    return Inspection(text, data, layers)
+
+
+def _compiled(tensor: RknnTensor) -> str:
+    shape = ", ".join(map(str, tensor.shape))
+    text = f"{tensor.name} {tensor.dtype}[{shape}] {tensor.layout}".rstrip()
+    if tensor.mean:
+        text += f", mean {_numbers(tensor.mean)}, std {_numbers(tensor.std)}"
+    if tensor.scale is not None:
+        text += f", scale {tensor.scale:.4g}, zero {tensor.zero}"
+    return text
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    texts = [f"{v:g}" for v in values]
+    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
 
 
 def model(path: Path, size: tuple[int, int] | None) -> Inspection:

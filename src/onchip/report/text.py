@@ -1,12 +1,16 @@
 """Results as text for a terminal: plain, aligned, without colours."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, get_args, get_origin
+
+import msgspec
 
 from onchip.artifact import Artifact
 from onchip.measure.accuracy import Accuracy
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
+from onchip.targets.target import Target
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -63,6 +67,27 @@ def artifact(made: Artifact, path: str) -> str:
     tools = ", ".join(f"{k} {v}" for k, v in manifest.tools.items())
     lines += [f"  tools   {tools}"] if tools else []
     return "\n".join([*lines, *verdicts(manifest.verdicts)])
+
+
+def target(found: Target) -> str:
+    """One chip: what is installed for it, and what was verified."""
+    lines = [f"{found.name:<9} {found.title}"]
+    for part in found.parts():
+        state = part.found or f"not installed ({part.hint})"
+        lines.append(f"          {part.name}: {state}")
+    return "\n".join([*lines, f"          {found.verified}" if found.verified else ""]).rstrip()
+
+
+def target_options(found: Target) -> list[str]:
+    """A target's own options, with what is allowed."""
+    known = msgspec.structs.fields(found.options)
+    return [f"  {f.name}={f.default}   {_allowed(f.type)}" for f in known] or ["  none"]
+
+
+def _allowed(kind: object) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(str(v) for v in get_args(kind))
+    return {bool: "true | false", int: "a number"}.get(kind, "text")  # type: ignore[call-overload]
 
 
 def accuracy(found: Accuracy) -> str:

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from onchip.artifact import Artifact
 from onchip.errors import ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import Compiled, Job, Session, Target, Tensors
+from onchip.targets.target import Compiled, Job, Part, Session, Target, Tensors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -20,6 +21,7 @@ class Cpu(Target):
 
     name = "cpu"
     title = "CPU (ONNX Runtime)"
+    verified = "run on x86-64 without VNNI; not on Arm"
     quant = QuantSpec(
         pair_limit=32767,  # AVX2 adds pairs of products in 16 bits
         ops=frozenset(
@@ -43,9 +45,13 @@ class Cpu(Target):
         spec = msgspec.structs.replace(job.input, dtype=dtype)
         return Compiled(job.qdq, "onnx", spec, {"onnxruntime": self.version()})
 
-    def open(self, payload: bytes, threads: int = 0) -> "CpuSession":
+    def open(self, artifact: Artifact, threads: int = 0) -> "CpuSession":
         """Load the graph into ONNX Runtime."""
-        return CpuSession(payload, threads)
+        return CpuSession(artifact.payload("program"), threads)
+
+    def parts(self) -> tuple[Part, ...]:
+        """ONNX Runtime came with onchip."""
+        return (Part("onnxruntime", self.version()),)
 
 
 class CpuSession(Session):

@@ -5,15 +5,18 @@ door as anyone else's.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
+from onchip.artifact import Artifact
 from onchip.errors import InputError, ToolError
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
 
@@ -22,28 +25,57 @@ if TYPE_CHECKING:
     from onchip.quantize.plan import QuantPlan
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Photos = Callable[[InputSpec, int], Iterable[npt.NDArray[np.generic]]]  # a few, or 0 for all
+
+
+class NoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A target that leaves the user nothing to decide."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a compiler may need: the float graph, the plan, and the plan as a QDQ graph."""
+    """All that a compiler may need: the float graph, the plan, and the plan as a QDQ graph.
+
+    `options` is of the target's own type. `photos` makes so many calibration inputs (0 is all)
+    as a given spec wants them, one by one; none where the user gave no photos. `key` names what
+    is compiled.
+    """
 
     model: "Model"
     head: HeadSpec
     input: InputSpec
     plan: "QuantPlan"
     qdq: bytes
+    options: Struct = field(default_factory=NoOptions)
+    photos: Photos = lambda spec, count: ()
+    progress: Progress = lambda what, done, total: None
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compiler made: the file's bytes, what it now expects, and who made it."""
+    """What a compiler made: the file's bytes, what it now expects, and who made it.
+
+    `notes` go into the record of the stage, `extras` beside the program: name to (file, bytes).
+    """
 
     payload: bytes
     suffix: str
     input: InputSpec
     tools: dict[str, str]
     verdicts: tuple[Verdict, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a target needs on this machine: what, whether it is there, and what to do."""
+
+    name: str
+    found: str  # its version, or "" where it is missing
+    hint: str = ""
 
 
 class Session(ABC):
@@ -74,11 +106,19 @@ class Session(ABC):
 
 
 class Target(ABC):
-    """One chip family: its arithmetic, its compiler, its runtime."""
+    """One chip family: its arithmetic, its compiler, its runtime.
+
+    `verified` says what was run to check the target, and on what. `uses_photos` says that its
+    compiler can quantize too; `reproducible` that building twice gives the same bytes.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     quant: ClassVar[QuantSpec]
+    options: ClassVar[type[Struct]] = NoOptions
+    verified: ClassVar[str] = ""
+    uses_photos: ClassVar[bool] = False
+    reproducible: ClassVar[bool] = True
 
     @abstractmethod
     def version(self) -> str:
@@ -89,8 +129,26 @@ class Target(ABC):
         """Make the file that the chip runs."""
 
     @abstractmethod
-    def open(self, payload: bytes, threads: int = 0) -> Session:
-        """Load a compiled file on this machine; `threads` bounds a CPU's, 0 is all."""
+    def open(self, artifact: Artifact, threads: int = 0) -> Session:
+        """Load an artifact's program on this machine; `threads` bounds a CPU's, 0 is all."""
+
+    def parts(self) -> tuple[Part, ...]:
+        """What it needs on this machine, and what of that is there."""
+        return ()
+
+    def settings(self, given: Mapping[str, str]) -> Struct:
+        """Read the target's own options from text.
+
+        Raises:
+            InputError: there is no such option, or not with that value.
+        """
+        try:
+            return msgspec.convert(dict(given), self.options, strict=False)
+        except msgspec.ValidationError as error:
+            known = ", ".join(f.name for f in msgspec.structs.fields(self.options)) or "none"
+            raise InputError(
+                f"option for {self.name}: {error}", f"its options (-O NAME=VALUE): {known}"
+            ) from error
 
 
 def _entries() -> dict[str, EntryPoint]:

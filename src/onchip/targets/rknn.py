@@ -1,0 +1,481 @@
+"""Rockchip NPUs: our plan or the vendor's quantization, through rknn-toolkit2 in its own Python.
+
+The arithmetic was measured in the toolkit's simulator, see docs/decisions/0008-rknn-arithmetic.md:
+given the scales as `written` writes them, each layer computes the very codes that our emulation
+does.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
+
+from onchip.artifact import Artifact
+from onchip.errors import InputError, OnchipError, ToolError
+from onchip.formats import rknn as rknn_file
+from onchip.spec import QuantSpec, Verdict
+from onchip.targets.target import Compiled, Job, Part, Session, Target
+from onchip.toolchains import install
+from onchip.toolchains.known import explain
+from onchip.toolchains.worker import Worker
+
+if TYPE_CHECKING:
+    from onchip.graph.run import Array
+
+PROBES = 8  # photos on which two ways are compared
+TOOL = "rknn"
+
+_MOVES = frozenset(
+    {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
+    | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
+)
+_ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish"})
+
+Cores = Literal["auto", "0", "1", "2", "0_1", "0_1_2", "all"]
+
+
+class RknnOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user may decide about a Rockchip build.
+
+    `quantizer` "auto" builds both ways and keeps what agrees better with the float network.
+    `algorithm`, `method`, `dtype` and `hybrid` are the vendor's: hybrid is "auto", "proposal", or
+    tensors to raise to float16, separated by commas. `level` is the optimization level. `ops` is a
+    Python file with custom operations, which is run. `core` is where the board runs it. `sdk` is
+    the toolkit's version, `memory_mb` the most memory that one build may take; 0 is no limit.
+    """
+
+    quantizer: Literal["auto", "onchip", "vendor", "none"] = "auto"
+    algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
+    method: Literal["channel", "layer"] = "channel"
+    dtype: Literal["w8a8", "w16a16i", "w16a16i_dfp"] = "w8a8"
+    hybrid: str = ""
+    level: Literal[0, 1, 2, 3] = 3
+    pruning: bool = False
+    sparse: bool = False
+    single_core: bool = False
+    core: Cores = "auto"
+    ops: str = ""
+    sdk: str = ""
+    memory_mb: int = 0
+
+
+class Rknn(Target):
+    """What all Rockchip NPUs share; a chip adds its name."""
+
+    quant = QuantSpec(
+        weight_top=126,  # the SDK turns codes of 128 into 127: these survive
+        barred_zero=128,  # as a signed code it is 0, which the SDK takes for "symmetric"
+        raised=("float16",),
+        ops=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "Sigmoid", "AveragePool"})
+        | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool"}
+        | _MOVES,
+        shared=_MOVES,
+        fused=_ACTIVATIONS | {"silu"},
+        fused_depthwise=_ACTIVATIONS,
+        folded=frozenset({"Sigmoid"}),
+    )
+    options = RknnOptions
+    verified = "compiled and simulated with rknn-toolkit2 2.5.0; not run on a board"
+    cores: ClassVar[int] = 1
+    uses_photos = True
+    reproducible = False  # two builds differ in bytes that the SDK never wrote
+
+    def version(self) -> str:
+        """The toolkit's version; empty where it is not installed."""
+        try:
+            return install.ready(TOOL).version
+        except ToolError:
+            return ""
+
+    def parts(self) -> tuple[Part, ...]:
+        """The toolkit, and on a board its runtime."""
+        board = "found" if find_spec("rknnlite") else ""
+        return (
+            Part("rknn-toolkit2", self.version(), f"onchip toolchain install {TOOL}"),
+            Part("RKNNLite (on the board)", board, "pip install rknn-toolkit-lite2, on the board"),
+        )
+
+    def compile(self, job: Job) -> Compiled:
+        """Build our plan and the vendor's quantization, and keep the better one.
+
+        Raises:
+            ToolError: the SDK is not installed, or failed.
+            InputError: the options contradict each other, or photos are needed and not given.
+        """
+        options = _checked(job)
+        environment = install.ready(TOOL, options.sdk)
+        ways = _ways(job, options)
+
+        def build(way: str) -> "_Built":
+            return _build(self.name, environment, job, options, way)
+
+        with ThreadPoolExecutor(len(ways)) as pool:
+            built = list(pool.map(build, ways))
+        try:
+            best, verdicts = _better(job, built)
+            return self._compiled(job, options, environment.version, best, verdicts)
+        finally:
+            for one in built:
+                one.worker.close()
+
+    def _compiled(
+        self,
+        job: Job,
+        options: RknnOptions,
+        version: str,
+        best: "_Built",
+        verdicts: tuple[Verdict, ...],
+    ) -> Compiled:
+        log = best.worker.log
+        found = explain(TOOL, log)
+        if wrong := [v for v in found if v.level == "error"]:
+            failure = ToolError(f"the SDK built a file that cannot be trusted: {wrong[0].message}")
+            failure.log = log
+            raise failure
+        extras = {"log": ("compile.log", log.encode())}
+        if table := layer_table(log):
+            extras["table"] = ("layers.txt", table.encode())
+        if best.way == "vendor":
+            extras["calibration"] = ("calibration.npz", _packed(job))
+        return Compiled(
+            payload=best.program,
+            suffix="rknn",
+            input=replace(job.input, dtype="uint8", layout="nhwc"),
+            tools={"rknn-toolkit2": version},
+            verdicts=(*verdicts, *found),
+            notes={
+                "quantizer": "onchip's plan" if best.way == "onchip" else _vendor(options, best),
+                "seconds in the SDK": f"{best.worker.seconds:.1f}",
+            },
+            extras=extras,
+        )
+
+    def open(self, artifact: Artifact, threads: int = 0) -> Session:
+        """Run on this board's NPU, or elsewhere in the SDK's simulator.
+
+        The simulator cannot load a .rknn file: it builds the same model again, in some seconds.
+
+        Raises:
+            InputError: the program is damaged or for another chip.
+            ToolError: neither the board's runtime nor the SDK is installed.
+        """
+        program = artifact.payload("program")
+        made = rknn_file.parse(program, artifact.manifest.payloads["program"].file)
+        if not made.complete:
+            raise InputError("the program in the artifact was cut short", "build it again")
+        if self.name not in made.platforms:
+            raise InputError(
+                f"the program was built for {', '.join(made.platforms)}, not for {self.name}"
+            )
+        options = self.settings(artifact.manifest.options)
+        assert isinstance(options, RknnOptions)
+        if find_spec("rknnlite"):
+            from onchip.targets.rknn_board import Board
+
+            return Board(program, tuple(o.name for o in made.outputs), options.core, self.cores)
+        return _simulator(self.name, artifact, options)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One way of building, with the worker that holds it."""
+
+    way: str
+    program: bytes
+    worker: Worker
+    outputs: tuple[str, ...]
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> "dict[str, Array]":
+        found = self.worker.call("simulate", tensor=np.ascontiguousarray(tensor))
+        return dict(zip(self.outputs, found, strict=True))
+
+
+class Simulator(Session):
+    """A model in the SDK's simulator."""
+
+    def __init__(self, built: _Built) -> None:
+        self._built = built
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> "dict[str, Array]":
+        """Run one input."""
+        return self._built(tensor)
+
+    def vendor_analysis(self, tensor: npt.NDArray[np.generic]) -> str:
+        """Return the SDK's own accuracy analysis of one input `(1, 3, H, W)`, as text."""
+        return str(self._built.worker.call("analyze", tensor=tensor))
+
+    def close(self) -> None:
+        """End the SDK."""
+        self._built.worker.close()
+
+
+def _checked(job: Job) -> RknnOptions:
+    options = job.options
+    assert isinstance(options, RknnOptions)
+    if options.quantizer == "onchip" and (options.hybrid or options.dtype != "w8a8"):
+        raise InputError(
+            "hybrid and dtype are the vendor's", "add -O quantizer=vendor, or use --keep-float"
+        )
+    if options.quantizer == "vendor" and not _has_photos(job):
+        raise InputError("the vendor's quantization needs photos", "name a folder: -c photos/")
+    return options
+
+
+def _ways(job: Job, options: RknnOptions) -> list[str]:
+    if options.quantizer != "auto":
+        return [options.quantizer]
+    if options.hybrid or options.dtype != "w8a8":
+        return ["vendor"]
+    return ["onchip", "vendor"] if _has_photos(job) else ["onchip"]
+
+
+def _has_photos(job: Job) -> bool:
+    return any(True for _ in job.photos(job.input, 1))
+
+
+def _build(
+    chip: str, environment: install.Environment, job: Job, options: RknnOptions, way: str
+) -> _Built:
+    worker = Worker(
+        environment,
+        "rknn_calls",
+        f"rknn-toolkit2 {environment.version}",
+        memory_mb=options.memory_mb,
+        settings={"RKNN_LOG_LEVEL": "3"},  # its table of layers, memory and cycles
+    )
+    try:
+        (worker.folder / "model.onnx").write_bytes(_model(job, way))
+        images = _calibration(job, worker) if way == "vendor" else 0
+        raised = options.hybrid.split(",") if options.hybrid not in ("", "auto", "proposal") else []
+        program = worker.call(
+            "build",
+            progress=lambda what, done, total: job.progress(f"rknn {way} {what}", done, total),
+            model="model.onnx",
+            config=_config(chip, job, options),
+            ops=options.ops,
+            quantize=way == "vendor",
+            images=images,
+            hybrid=options.hybrid if way == "vendor" and not raised else "",
+            raised=raised if way == "vendor" else [],
+        )
+    except OnchipError as error:
+        worker.close()
+        raise _explained(error) from error
+    except BaseException:
+        worker.close()
+        raise
+    return _Built(way, program, worker, tuple(o.name for o in job.model.outputs))
+
+
+def _explained(error: OnchipError) -> OnchipError:
+    """Add the cause and cure of a line that is known."""
+    found = explain(TOOL, f"{error}\n{error.log}") if isinstance(error, ToolError) else ()
+    if not isinstance(error, ToolError) or not found:
+        return error
+    better = ToolError(str(error), found[0].message)
+    better.log = error.log
+    return better
+
+
+def _model(job: Job, way: str) -> bytes:
+    if way == "onchip":
+        from onchip.targets.rknn_qdq import written
+
+        return written(job.model, job.head, job.plan)
+    from onchip.targets.rknn_qdq import lowered
+
+    return lowered(job.model.proto).SerializeToString()
+
+
+def _calibration(job: Job, worker: Worker) -> int:
+    """Write the calibration inputs where the SDK reads them: as they are, never letterboxed."""
+    count = 0
+    for tensor in job.photos(replace(job.input, dtype="uint8", layout="nchw"), 0):
+        np.save(worker.folder / f"{count}.npy", tensor)
+        count += 1
+    return count
+
+
+def _packed(job: Job) -> bytes:
+    """The calibration inputs in one file: without them the simulator could not build again."""
+    from io import BytesIO
+
+    file = BytesIO()
+    tensors = list(job.photos(replace(job.input, dtype="uint8", layout="nchw"), 0))
+    np.savez_compressed(file, photos=np.concatenate(tensors))
+    return file.getvalue()
+
+
+def _config(chip: str, job: Job, options: RknnOptions) -> dict[str, Any]:
+    return {
+        "mean_values": [list(job.input.mean)],
+        "std_values": [list(job.input.std)],
+        "target_platform": chip,
+        "quantized_dtype": options.dtype,
+        "quantized_algorithm": options.algorithm,
+        "quantized_method": options.method,
+        "optimization_level": options.level,
+        "model_pruning": options.pruning,
+        "sparse_infer": options.sparse,
+        "single_core_mode": options.single_core,
+        "custom_string": f"onchip {job.key}",
+    }
+
+
+def _vendor(options: RknnOptions, built: _Built) -> str:
+    if built.way == "none":
+        return "none: float16"
+    more = f", hybrid {options.hybrid}" if options.hybrid else ""
+    return f"the SDK's {options.algorithm}, by {options.method}{more}"
+
+
+def _better(job: Job, built: Sequence[_Built]) -> tuple[_Built, tuple[Verdict, ...]]:
+    """Return what agrees best with the float network on some photos."""
+    if len(built) == 1:
+        return built[0], ()
+    from onchip.graph.run import Runner
+    from onchip.quantize.agreement import agreement
+
+    float_spec = replace(job.input, dtype="float32", layout="nchw")
+    run = Runner(job.model.bytes)
+    wanted = [run(t) for t in job.photos(float_spec, PROBES)]
+    tensors = list(job.photos(replace(job.input, dtype="uint8", layout="nhwc"), PROBES))
+    size = (job.input.width, job.input.height)
+
+    def measure(one: _Built) -> float:
+        return agreement(job.head, size, wanted, [one(t) for t in tensors])
+
+    with ThreadPoolExecutor(len(built)) as pool:
+        found = list(pool.map(measure, built))
+    best = max(range(len(built)), key=lambda i: found[i])  # the first of equals: ours
+    names = {"onchip": "onchip's plan", "vendor": "the SDK's own quantization"}
+    figures = ", ".join(
+        f"{names[one.way]} {value:.1%}" for one, value in zip(built, found, strict=True)
+    )
+    text = (
+        f"agreement with the float network on {len(tensors)} photos: {figures}; "
+        f"{names[built[best].way]} is used"
+    )
+    return built[best], (Verdict(code="quantizer", message=text),)
+
+
+def _simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator:
+    """Build an artifact's model again, where it can be run."""
+    from onchip.graph import read
+    from onchip.quantize.plan import QuantPlan
+
+    manifest = artifact.manifest
+    model = read.Model(read.parse(artifact.payload("cut"), "cut.onnx"), manifest.source_sha256)
+    plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
+    stage = artifact.stage("compile")
+    way = "onchip" if stage and stage.notes.get("quantizer", "").startswith("onchip") else "vendor"
+    way = "none" if options.quantizer == "none" else way
+    photos = _unpacked(artifact) if way == "vendor" else np.zeros((0,))
+    job = Job(
+        model,
+        manifest.head,
+        manifest.input,
+        plan,
+        b"",
+        options,
+        lambda spec, count: photos[:, None],
+    )
+    environment = install.ready(TOOL, manifest.tools.get("rknn-toolkit2", ""))
+    return Simulator(_build(chip, environment, job, options, way))
+
+
+def _unpacked(artifact: Artifact) -> npt.NDArray[np.generic]:
+    from io import BytesIO
+
+    data = artifact.payloads.get("calibration", b"")
+    try:
+        photos: npt.NDArray[np.generic] = np.load(BytesIO(data), allow_pickle=False)["photos"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            "the artifact has no calibration photos, and the simulator needs them to build the "
+            "SDK's own quantization again",
+            "build it again with -c photos/",
+        ) from error
+    return photos
+
+
+def layer_table(log: str) -> str:
+    """Return the compiler's own table of layers with its totals, "" where there is none.
+
+    Cycles are its static estimates of the convolutions' work; nothing there was measured.
+    """
+    lines = [x.partition("] ")[2] for x in log.splitlines() if x.startswith("D RKNN:")]
+    start = next((i for i, x in enumerate(lines) if "Network Layer Information" in x), None)
+    if start is None:
+        return ""
+    rows = [x.rstrip() for x in lines[start + 2 :]]
+    end = next((i for i, x in enumerate(rows) if i > 2 and x.startswith("----")), len(rows))
+    totals = [x.strip() for x in rows if x.startswith("Total ") and "Memory Size" in x]
+    return "\n".join([*rows[:end], *totals])
+
+
+class Rk3562(Rknn):
+    """RK3562: one core."""
+
+    name = "rk3562"
+    title = "Rockchip RK3562 (1 TOPS)"
+
+
+class Rk3566(Rknn):
+    """RK3566: one core."""
+
+    name = "rk3566"
+    title = "Rockchip RK3566 (0.8 TOPS)"
+
+
+class Rk3568(Rknn):
+    """RK3568: one core."""
+
+    name = "rk3568"
+    title = "Rockchip RK3568 (0.8 TOPS)"
+
+
+class Rk3576(Rknn):
+    """RK3576: two cores."""
+
+    name = "rk3576"
+    title = "Rockchip RK3576 (6 TOPS, two cores)"
+    cores = 2
+
+
+class Rk3588(Rknn):
+    """RK3588 and RK3588S: three cores."""
+
+    name = "rk3588"
+    title = "Rockchip RK3588 (6 TOPS, three cores)"
+    cores = 3
+
+
+class Rv1103(Rknn):
+    """RV1103: integers only."""
+
+    name = "rv1103"
+    title = "Rockchip RV1103 (0.5 TOPS, integers only)"
+    quant = replace(Rknn.quant, raised=())
+
+
+class Rv1106(Rknn):
+    """RV1106: integers only."""
+
+    name = "rv1106"
+    title = "Rockchip RV1106 (0.5 to 1 TOPS, integers only)"
+    quant = replace(Rknn.quant, raised=())
+
+
+class Rv1126b(Rknn):
+    """RV1126B: one core."""
+
+    name = "rv1126b"
+    title = "Rockchip RV1126B (3 TOPS)"

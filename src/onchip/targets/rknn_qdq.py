@@ -1,0 +1,59 @@
+"""Our plan as the QDQ graph that rknn-toolkit2 takes over scale by scale."""
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, version_converter
+
+from onchip.errors import UnsupportedError
+from onchip.graph.read import Model
+from onchip.quantize.emit import emit
+from onchip.quantize.plan import QuantPlan
+from onchip.quantize.regions import divide
+from onchip.spec import HeadSpec
+
+OPSET = 19  # the newest that the SDK reads
+IR = 10
+
+
+def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
+    """Return a plan as the SDK's compiler wants it.
+
+    It dies where a convolution's output has no scale, so that the ones that the chip does not
+    round are written too. It widens the scale of weights by 128/127 and rounds them again: they
+    are written so that this gives back the plan's own codes.
+    """
+    regions = divide(model, head, plan.quant, plan.floats)
+    proto = emit(model, regions, plan, whole=True)
+    tensors = {t.name: t for t in proto.graph.initializer}
+    for name, codes in tensors.items():
+        if name.endswith("/weight/codes"):
+            scale = tensors[f"{name.removesuffix('codes')}scale"]
+            values = numpy_helper.to_array(codes).astype(np.float64)
+            wide = np.clip(np.rint(values * 128 / 127), -128, 127).astype(np.int8)
+            steps = numpy_helper.to_array(scale).astype(np.float64) * 127 / 128
+            codes.CopyFrom(numpy_helper.from_array(wide, name))
+            scale.CopyFrom(numpy_helper.from_array(steps.astype(np.float32), scale.name))
+    return bytes(lowered(proto).SerializeToString())
+
+
+def lowered(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph at an opset and format that the SDK reads.
+
+    Raises:
+        UnsupportedError: an operation has no older form.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    opset = max(o.version for o in made.opset_import if o.domain in ("", "ai.onnx"))
+    if opset > OPSET:
+        try:
+            made = version_converter.convert_version(made, OPSET)
+        except Exception as error:  # the converter raises errors of its own kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UnsupportedError(
+                f"the model is at ONNX opset {opset}; the SDK reads up to {OPSET}, and it cannot "
+                f"be lowered: {reason}",
+                f"export it again with opset {OPSET} or less",
+            ) from error
+    made.ir_version = min(made.ir_version, IR)
+    return made
