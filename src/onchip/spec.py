@@ -59,12 +59,12 @@ class InputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         pad = f", pad {self.pad}" if self.letterbox != "stretch" else ""
         return (
-            f"{self.width}x{self.height} {self.color}, mean {_short(self.mean)}, "
-            f"std {_short(self.std)}, letterbox {self.letterbox}{pad}"
+            f"{self.width}x{self.height} {self.color}, mean {short(self.mean)}, "
+            f"std {short(self.std)}, letterbox {self.letterbox}{pad}"
         )
 
 
-def _short(values: Sequence[float]) -> str:
+def short(values: Sequence[float]) -> str:
     """`0` for (0, 0, 0); `(1, 2, 3)` for the rest."""
     texts = [f"{v:g}" for v in values]
     return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"

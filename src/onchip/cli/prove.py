@@ -54,7 +54,7 @@ def verify_verb(file: Path, as_json: bool, report: Path | None, **given: Any) ->
     from onchip.verify import verify
 
     artifact = load(file)
-    data, labelled = _dataset(given, artifact.manifest.head.labels)
+    data, labelled = dataset(given, artifact.manifest.head.labels)
     gate = Gate(given["max_drop"], given["min_match"])
     with bars() as progress:
         proof = verify(artifact, data, labelled=labelled, gate=gate, progress=progress)
@@ -80,7 +80,7 @@ def eval_verb(file: Path, as_json: bool, **given: Any) -> None:
     if given["data"] is None:
         raise InputError("no labelled images", "name a data.yaml: --data data.yaml")
     with Detector(load(file), threads=1) as detector:
-        data, _ = _dataset(given, detector.labels)
+        data, _ = dataset(given, detector.labels)
         parallel = detector.session.parallel
         with bars() as progress:
             found = evaluate(
@@ -123,7 +123,7 @@ def bench_verb(file: Path, photos: str, seconds: float, threads: int, as_json: b
         print_text(text.latency(found))
 
 
-def _dataset(given: dict[str, Any], labels: tuple[str, ...]) -> tuple[Dataset, bool]:
+def dataset(given: dict[str, Any], labels: tuple[str, ...]) -> tuple[Dataset, bool]:
     """Return the images that were asked for, and whether they have labels."""
     if given["data"] is not None:
         whole = samples.load(given["data"], given["split"])

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from onchip.dataset.samples import Sample
 from onchip.detect.program import FOR_ACCURACY, Program
 from onchip.errors import InputError
+from onchip.graph.pixels import BYTES, CENTERED, IMAGENET, UNIT
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.accuracy import accuracy, match
@@ -21,7 +22,7 @@ from onchip.quantize.plan import QuantPlan, TensorPlan, make_plan
 from onchip.quantize.precision import fidelity_loss
 from onchip.quantize.ranges import fit
 from onchip.quantize.regions import divide
-from onchip.spec import HeadSpec, InputSpec
+from onchip.spec import HeadSpec, InputSpec, short
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
 
 IMAGES = 8
@@ -122,6 +123,9 @@ def _pixels(evidence: Evidence) -> Cause | None:
 
 
 def _alternatives(spec: InputSpec) -> Iterator[InputSpec]:
+    for mean, std in (UNIT, BYTES, IMAGENET, CENTERED):
+        if (mean, std) != (spec.mean, spec.std):
+            yield replace(spec, mean=mean, std=std)
     colors = {"rgb": "bgr", "bgr": "rgb"}
     for color in (spec.color, colors[spec.color]):
         for kind in ("center", "topleft", "stretch"):
@@ -136,6 +140,9 @@ def _alternatives(spec: InputSpec) -> Iterator[InputSpec]:
 
 def _difference(spec: InputSpec, other: InputSpec) -> str:
     changes = []
+    if (spec.mean, spec.std) != (other.mean, other.std) and spec.color == other.color:
+        values = [f"mean {short(s.mean)} std {short(s.std)}" for s in (other, spec)]
+        changes.append(" instead of ".join(values))
     if spec.color != other.color:
         changes.append(f"{other.color} instead of {spec.color}")
     if spec.letterbox != other.letterbox:

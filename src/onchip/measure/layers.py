@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.quantize import weights as rounding
+from onchip.quantize.activations import function
 from onchip.quantize.emit import emit
 from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
 from onchip.quantize.ranges import fit
@@ -24,6 +25,8 @@ from onchip.spec import HeadSpec
 Tensors = Sequence[npt.NDArray[np.generic]]
 FLOAT = "onchip_float/"  # before the names of the float network's tensors
 NO_NOISE = 200.0  # dB
+FELT = 0.01  # of a tensor's largest value, from which cutting one off counts
+ALIVE = 0.05  # of a tensor's widest channel, from which a channel says something
 KEEP = (1.0, 0.9, 0.75, 0.5, 0.35, 0.2, 0.1)  # of the whole range, in the search for a better one
 
 
@@ -40,6 +43,7 @@ class Error:
 class LayerError:
     """One tensor that the chip rounds, and the layer that makes it.
 
+    Errors are of what its reader makes of it: a SiLU does not care what lies far below zero.
     `own` is the error of this layer alone on the float network's values, `total` what has added up
     to here. `possible_db` is the own SQNR that the best range of its bits would give. `saturated`
     is the share of values beyond the codes, `dead` the channels that vary in float and no longer in
@@ -90,7 +94,8 @@ def layer_errors(
     """
     regions = divide(model, head, plan.quant, plan.floats)
     planned = {t.name: t for t in plan.tensors if t.rounded and _is_new(t.name, model)}
-    sums = {name: _Sum(tensor, plan) for name, tensor in planned.items()}
+    reads = {n: function(regions.reads.get(n, "")) for n in planned}
+    sums = {name: _Sum(tensor, plan, reads[name]) for name, tensor in planned.items()}
     run = _Run(model, regions, plan, list(planned))
     for done, tensor in enumerate(inputs, 1):
         for name, golden, own, total in run(tensor):
@@ -114,14 +119,11 @@ class _Run:
     ) -> None:
         quantized = emit(model, regions, plan)
         self._names = names
-        clamped = {x.output: x.raw for x in regions.layers}
-        made = {o for n in quantized.graph.node for o in n.output}
         self._total = _with_outputs(quantized, names)
         alone = _alone(model.proto, quantized)
         self._own = _with_outputs(
             alone, [f"{FLOAT}{n}" for n in names] + [f"{n}/float" for n in names]
         )
-        assert all(f"{n}/float" in made for n in names), clamped
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> "list[tuple[str, Array, Array, Array]]":
         """Return (name, float value, own value before rounding, value in the plan)."""
@@ -176,6 +178,7 @@ class _Sum:
 
     tensor: TensorPlan
     plan: QuantPlan
+    read: Callable[[Array], npt.NDArray[np.floating]]  # what makes something of it
     images: int = 0
     power: float = 0.0
     own: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
@@ -192,23 +195,28 @@ class _Sum:
     def add(self, golden: Array, own: Array, total: Array) -> None:
         """Take in one image."""
         rounded = self._rounded(own, self.tensor.scale, self.tensor.zero)
+        wanted = self.read(golden)
         self.images += 1
-        self.power += float(np.vdot(golden, golden))
-        self.own += _products(golden, rounded)
-        self.total += _products(golden, total)
+        self.power += float(np.vdot(wanted, wanted))
+        self.own += _products(wanted, self.read(rounded))
+        self.total += _products(wanted, self.read(total))
         low, high = self.limits
         step = self.tensor.scale
-        self.beyond += float(np.count_nonzero((golden < low - step) | (golden > high + step)))
+        cut = (golden < low - step) | (golden > high + step)
+        felt = np.abs(self.read(rounded) - wanted) > FELT * float(np.abs(wanted).max())
+        self.beyond += float(np.count_nonzero(cut & felt))
         self.count += golden.size
         self.low = min(self.low, float(golden.min()))
         self.high = max(self.high, float(golden.max()))
         for index, keep in enumerate(KEEP):
             scale, zero = fit(self.low * keep, self.high * keep, self.plan.quant)
-            error = self._rounded(golden, scale, zero) - golden
+            error = self.read(self._rounded(golden, scale, zero)) - wanted
             self.best[index] += float(np.vdot(error, error))
-        self._channels(golden, rounded)
+        self._channels(np.asarray(wanted), np.asarray(self.read(rounded)))
 
-    def _channels(self, golden: Array, rounded: Array) -> None:
+    def _channels(
+        self, golden: npt.NDArray[np.floating], rounded: npt.NDArray[np.floating]
+    ) -> None:
         axis = golden.shape[1] if golden.ndim > 1 else 1
         a, b = (np.reshape(v, (axis, -1)) for v in (golden[0], rounded[0]))
         shift, spread, codes = (b - a).mean(axis=1), np.ptp(a, axis=1), np.ptp(b, axis=1)
@@ -243,7 +251,9 @@ class _Sum:
         )
 
 
-def _products(golden: Array, found: Array) -> npt.NDArray[np.float64]:
+def _products(
+    golden: npt.NDArray[np.floating], found: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
     """The products of two tensors that cosine, distance and SQNR are made of."""
     error = found - golden
     return np.asarray([np.vdot(golden, found), np.vdot(found, found), np.vdot(error, error)])
@@ -265,7 +275,7 @@ def _error(
     node = makers.get(producer.name, producer.name)
     layer = layers.get(node)
     assert seen.shift is not None and seen.spread is not None and seen.code_spread is not None
-    dead = (seen.spread > 4 * seen.tensor.scale) & (seen.code_spread == 0)
+    dead = (seen.spread > ALIVE * seen.spread.max()) & (seen.code_spread == 0)
     low, high = seen.limits
     weight_db, possible, outlier = _weights(node, model, layer, plan)
     return LayerError(

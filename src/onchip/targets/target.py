@@ -70,6 +70,16 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class VendorError:
+    """A vendor's own figures for a tensor: what has added up, and the layer alone."""
+
+    total_cosine: float
+    total_distance: float
+    own_cosine: float
+    own_distance: float
+
+
+@dataclass(frozen=True)
 class Part:
     """Something that a target needs on this machine: what, whether it is there, and what to do."""
 
@@ -131,6 +141,12 @@ class Target(ABC):
     @abstractmethod
     def open(self, artifact: Artifact, threads: int = 0) -> Session:
         """Load an artifact's program on this machine; `threads` bounds a CPU's, 0 is all."""
+
+    def analysis(
+        self, artifact: Artifact, tensor: npt.NDArray[np.generic]
+    ) -> Mapping[str, VendorError]:
+        """The vendor's own errors, by tensor, on one float input of the artifact's `InputSpec`."""
+        return {}
 
     def parts(self) -> tuple[Part, ...]:
         """What it needs on this machine, and what of that is there."""
