@@ -4,8 +4,10 @@ Each stage is a function from an artifact to a fuller one, and records the diges
 into it. A stage whose digest is that of the record in the older artifact is taken from there.
 """
 
+import dataclasses
 import hashlib
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -19,9 +21,11 @@ from msgspec.structs import replace
 import onchip
 from onchip.artifact import FORMAT, Artifact, Manifest, Stage
 from onchip.dataset.samples import truth_beside
-from onchip.errors import InputError, ToolError
+from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.graph import read
 from onchip.graph.clean import clean
+from onchip.graph.layout import Layout, laid_out, understood
+from onchip.graph.layout import verdicts as layout_verdicts
 from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input_spec
 from onchip.graph.prove import Cut, cut
 from onchip.graph.read import Model
@@ -32,17 +36,21 @@ from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.precision import Precision, choose_precision
-from onchip.quantize.regions import divide, layers
+from onchip.quantize.regions import Regions, divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Job
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
+MADE = {"parse": ("source", "cut"), "optimize": ("source", "cut", "plan")}  # payloads so far
+PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how files of old PyTorch begin
 PROOF_IMAGES = 2
 GUESS_IMAGES = 8
 PROBES = 3
 FEW_IMAGES = 16
+USUAL = 640  # pixels on a side
+LARGE = 2  # times the area of that
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -61,6 +69,8 @@ class Options:
     labels: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
     max_float: int = 3
+    layout: Layout = "onchip"
+    custom_ops: dict[str, str] = field(default_factory=dict)  # to the ONNX operation they compute
     target: dict[str, str] = field(default_factory=dict)  # the target's own, by name
 
 
@@ -115,9 +125,10 @@ def parse(
     """
     options = options or Options()
     targets.get(target)
-    original = read.load(source)
-    asked = (options.size, options.end_nodes, options.pixels, options.labels)
-    key = _key("parse", original.digest, asked, target, _digests(_few(images)))
+    _refuse_torch(source)
+    original = understood(read.load(source), options.custom_ops)
+    asked = (options.size, options.end_nodes, options.pixels, options.labels, options.layout)
+    key = _key("parse", original.digest, asked, options.custom_ops, target, _digests(_few(images)))
     if (done := _finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()
@@ -125,12 +136,13 @@ def parse(
     whole = read.prepared(original, options.size)
     model = clean(whole, check=False).model  # the cut is proven against the whole
     progress("parse", 1, 3)
-    known = options.pixels.over(declared(model))
+    said = declared(model)
+    known = options.pixels.over(said)
     found = cut(model, _tensors(model, known, images), options.end_nodes, whole)
     progress("parse", 2, 3)
     spec, verdicts = _input(found, known, images, progress)
-    verdicts = (*_anchor_verdicts(found), *verdicts)
-    found = split_ends(found)
+    found = laid_out(split_ends(found), options.layout)
+    verdicts = (*_verdicts(found, options, said, spec), *verdicts)
     head = _labelled(found.head, options.labels)
     progress("parse", 3, 3)
     manifest = Manifest(
@@ -166,25 +178,32 @@ def optimize(
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
-    decided = (options.keep_float, options.max_float)
+    if options.keep_float and not target.quant.raised:
+        raise UnsupportedError(
+            f"{target.name} computes in integers only: no layer can be kept in float",
+            "leave --keep-float out, or build for a chip that has floats",
+        )
+    most = options.max_float if target.quant.raised else 0
+    decided = (options.keep_float, most)
     key = _key("optimize", parsed[0].key, target.quant, _digests(images), decided)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
     started = time.perf_counter()
     spec, head, model = artifact.manifest.input, artifact.manifest.head, cut_model(artifact)
-    unread: list[str] = []
+    unread: dict[Path, str] = {}
 
     def maker(path: Path) -> Callable[[], npt.NDArray[np.generic] | None]:
         def make() -> npt.NDArray[np.generic] | None:
             try:
                 return prepare(read_image(path), spec)[0]
             except InputError as error:
-                unread.append(str(error))
+                unread[path] = str(error)
                 return None
 
         return make
 
     regions = divide(model, head, target.quant, _known(options.keep_float, model))
+    regions = _watching(regions, head)
     seen = observe(
         model,
         head,
@@ -192,13 +211,14 @@ def optimize(
         (maker(p) for p in images),
         progress=lambda done: progress("observe", done, len(images)),
     )
-    used = len(images) - len(unread)
+    used, errors = len(images) - len(unread), sorted(unread.values())
     if not used:
-        raise InputError(f"none of the {len(images)} calibration images can be read", unread[0])
+        raise InputError(f"none of the {len(images)} calibration images can be read", errors[0])
     plan = make_plan(model, regions, seen, target.quant, spec, images=used)
     probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
-    chosen = choose_precision(model, head, spec, seen, plan, probes, options.max_float)
-    verdicts = (*artifact.manifest.verdicts, *_calibration_verdicts(used, unread, chosen))
+    chosen = choose_precision(model, head, spec, seen, plan, probes, most)
+    found = _calibration_verdicts(used, errors, chosen)
+    verdicts = _said(artifact.manifest.verdicts, found)
     return artifact.with_payloads(
         {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
         stages=(*parsed, _record("optimize", key, started, images=str(used))),
@@ -259,8 +279,32 @@ def compile_(
         options=given,
         stages=(*stages, _record("compile", key, started, **made.notes)),
         tools={**artifact.manifest.tools, **made.tools},
-        verdicts=(*artifact.manifest.verdicts, *made.verdicts),
+        verdicts=_said(artifact.manifest.verdicts, made.verdicts),
     )
+
+
+def _refuse_torch(source: Path) -> None:
+    """Name a PyTorch file for what it is. It is a zip or a pickle, and neither is unpacked."""
+    try:
+        with source.open("rb") as file:
+            start = file.read(len(PICKLE))
+        if start != PICKLE and not zipfile.is_zipfile(source):
+            return
+        names = [] if start == PICKLE else zipfile.ZipFile(source).namelist()
+    except (OSError, zipfile.BadZipFile):  # said when it is read as ONNX
+        return
+    parts = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in parts:
+        raise InputError(
+            f"{source} is TorchScript (torch.jit); onchip reads ONNX",
+            "export the same network with torch.onnx.export, or yolo export format=onnx",
+        )
+    if start == PICKLE or "data.pkl" in parts:
+        raise InputError(
+            f"{source} holds PyTorch weights (torch.save), and no network without its own code",
+            "export it to ONNX where it was trained: yolo export model=best.pt format=onnx "
+            "imgsz=640, or torch.onnx.export",
+        )
 
 
 def cut_model(artifact: Artifact) -> Model:
@@ -286,6 +330,13 @@ def _inputs(
             yield prepare(read_image(path), spec)[0]
         except InputError:  # counted, and said, when the plan was made
             continue
+
+
+def _watching(regions: Regions, head: HeadSpec) -> Regions:
+    """Also watch the head's tensors that follow from others: attention looks at them."""
+    derived = {name: of for name, of in regions.derived.items() if name not in head.outputs}
+    watched = tuple(dict.fromkeys([*regions.watched, *head.outputs]))
+    return dataclasses.replace(regions, watched=watched, derived=derived)
 
 
 def _few(images: Sequence[Path]) -> list[Path]:
@@ -342,6 +393,37 @@ def _input(
     return make(chosen.pixels), (chosen.verdict(),)
 
 
+def _verdicts(found: Cut, options: Options, said: Pixels, spec: InputSpec) -> tuple[Verdict, ...]:
+    return (
+        *_anchor_verdicts(found),
+        *_contradictions(said, spec),
+        *_size_verdicts(spec),
+        *layout_verdicts(found, options.layout),
+    )
+
+
+def _contradictions(said: Pixels, spec: InputSpec) -> tuple[Verdict, ...]:
+    """Name what was given otherwise than the model itself says."""
+    found = [
+        f"{name} {getattr(spec, name)} was given, the model says {wanted}"
+        for name in ("color", "mean", "std", "letterbox")
+        if (wanted := getattr(said, name)) is not None and wanted != getattr(spec, name)
+    ]
+    text = f"{'; '.join(found)}: unless the model is wrong, it will see badly"
+    return (Verdict(code="pixels_contradict", message=text, level="warning"),) if found else ()
+
+
+def _size_verdicts(spec: InputSpec) -> tuple[Verdict, ...]:
+    times = spec.width * spec.height / USUAL**2
+    if times < LARGE:
+        return ()
+    text = (
+        f"the input is {spec.width}x{spec.height}: each frame costs {times:.3g} times what it "
+        f"would at {USUAL}x{USUAL}; export the model at that size (imgsz={USUAL}) if it sees enough"
+    )
+    return (Verdict(code="large_input", message=text, level="warning"),)
+
+
 def _anchor_verdicts(found: Cut) -> tuple[Verdict, ...]:
     if found.head.coding != "anchor" or found.proof.kind != "raw":
         return ()
@@ -393,7 +475,17 @@ def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
         return None
     count = STAGES.index(name) + 1
     skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages[:count])
-    return Artifact(replace(older.manifest, stages=skipped), older.payloads)
+    manifest = replace(older.manifest, stages=skipped)
+    if name in MADE:  # what later stages made is of another time
+        records = {n: r for n, r in manifest.payloads.items() if n in MADE[name]}
+        manifest = replace(manifest, payloads=records, program_input=None, options={}, tools={})
+    return Artifact(manifest, {n: older.payloads[n] for n in manifest.payloads})
+
+
+def _said(before: Sequence[Verdict], now: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Join verdicts; what is said now replaces what was said of the same in an older build."""
+    codes = {v.code for v in now}
+    return (*(v for v in before if v.code not in codes), *now)
 
 
 def _record(name: str, key: str, started: float, **notes: str) -> Stage:

@@ -13,6 +13,7 @@ from onchip.build import Options, build, compile_, optimize, parse
 from onchip.cli.options import as_json, command, names, size, some
 from onchip.cli.output import bars, print_json, print_text
 from onchip.errors import InputError
+from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
 from onchip.report import data, text
 from onchip.spec import Color, Letterboxing
@@ -45,6 +46,10 @@ _model_options = _options(
     click.option("--letterbox", type=click.Choice(get_args(Letterboxing)), help="How photos fit."),
     click.option("--pad", type=click.IntRange(0, 255), help="Grey value around the photo."),
     click.option("--labels", help="Class names: a,b,c or a file with one per line."),
+    click.option("--layout", type=click.Choice(get_args(Layout)), default="onchip",
+                 show_default=True, help="Outputs; zoo: as rknn_model_zoo's C++ demos read them."),
+    click.option("--custom-op", "custom_ops", multiple=True, metavar="NAME=OP",
+                 help="An operation of your own, and the ONNX operation that computes the same."),
 )
 _photo_options = _options(
     click.option("-c", "--calibrate", "photos", help="Photos like those the camera will see."),
@@ -186,17 +191,22 @@ def _read(given: dict[str, Any]) -> Options:
         labels=names(given.get("labels")),
         keep_float=names(given.get("keep_float")),
         max_float=given.get("max_float", 3),
-        target=_pairs(given.get("target_options", ())),
+        layout=given.get("layout", "onchip"),
+        custom_ops=_pairs(given.get("custom_ops", ()), "--custom-op"),
+        target={
+            name.replace("-", "_"): value
+            for name, value in _pairs(given.get("target_options", ()), "-O").items()
+        },
     )
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
+def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
     found = {}
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"-O {pair!r} is not an option", "write it as -O NAME=VALUE")
-        found[name.replace("-", "_")] = value
+            raise InputError(f"{option} {pair!r} is not an option", f"write {option} NAME=VALUE")
+        found[name] = value
     return found
 
 

@@ -8,8 +8,8 @@ from onchip.cli.options import as_json, command
 from onchip.cli.output import bars, print_json, print_text
 from onchip.errors import InputError, ToolError
 from onchip.toolchains import install as toolchains
+from onchip.toolchains import pins
 from onchip.toolchains.install import Environment
-from onchip.toolchains.pins import tools
 
 ACTIONS = ("install", "list", "remove", "doctor")
 
@@ -23,56 +23,83 @@ ACTIONS = ("install", "list", "remove", "doctor")
 @as_json
 def toolchain_verb(
     action: str, name: str, version: str, wheels: Path | None, python: str, as_json: bool
-) -> None:
+) -> int:
     """Install, list, check or remove a vendor's SDK.
 
     An SDK never enters onchip's own environment. An install that was cut off goes on where it
     stopped; one that is broken is mended.
     """
     if action in ("install", "remove") and not name:
-        raise InputError(f"{action} which?", f"allowed are {', '.join(tools())}")
-    found: list[Environment] = []
+        raise InputError(f"{action} which?", f"allowed are {', '.join(pins.tools())}")
+    if name:
+        pins.tool(name)  # or it says that there is none
     if action == "install":
         with bars() as progress:
             found = [
                 toolchains.install(name, version, wheels=wheels, python=python, progress=progress)
             ]
     elif action == "remove":
-        found = toolchains.remove(name, version)
+        with bars() as progress:
+            found = toolchains.remove(name, version, progress)
     else:
-        found = [e for e in toolchains.installed() if name in ("", e.name)]
-    wrong = {e.folder: toolchains.doctor(e) for e in found} if action == "doctor" else {}
+        found = _chosen(name, version)
+    checked = action == "doctor"
+    if checked and name and not found:
+        toolchains.ready(name, version)  # it is not, and says how to get it
+    wrong = {e.folder: toolchains.doctor(e) for e in found} if checked else {}
+    failure = _failure([e for e in found if wrong.get(e.folder)], len(found))
     if as_json:
-        print_json({"toolchains": [_data(e, action, wrong.get(e.folder)) for e in found]})
-    else:
-        print_text("\n".join(_line(e, action, wrong.get(e.folder)) for e in found) or _none())
-    broken = [e for e in found if wrong.get(e.folder)]
-    if broken:
-        raise ToolError(
-            f"{len(broken)} of {len(found)} toolchains do not work",
-            f"mend with: onchip toolchain install {broken[0].name} --version {broken[0].version}",
-        )
+        data: dict[str, object] = {
+            "toolchains": [_data(e, action, wrong.get(e.folder)) for e in found]
+        }
+        if failure is not None:
+            data["error"] = {
+                "code": failure.code,
+                "message": str(failure),
+                "hint": failure.hint,
+            }
+        print_json(data)
+        return failure.exit_code if failure is not None else 0
+    print_text("\n".join(_line(e, action, wrong.get(e.folder)) for e in found) or _none())
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _chosen(name: str, version: str) -> list[Environment]:
+    every = toolchains.installed()
+    return [e for e in every if name in ("", e.name) and version in ("", e.version)]
+
+
+def _failure(broken: list[Environment], count: int) -> ToolError | None:
+    if not broken:
+        return None
+    first = broken[0]
+    forgotten = first.version not in [p.version for p in pins.tool(first.name).versions]
+    verb = "remove" if forgotten else "install"
+    return ToolError(
+        f"{len(broken)} of {count} toolchains do not work",
+        f"mend with: onchip toolchain {verb} {first.name} --version {first.version}",
+    )
 
 
 def _none() -> str:
-    lines = [f"{n:<8} {t.title}, {t.space_mb} MB: not installed" for n, t in tools().items()]
+    known = pins.tools().items()
+    lines = [f"{n:<8} {t.title}, {t.space_mb} MB: not installed" for n, t in known]
     return "\n".join([*lines, "install one with: onchip toolchain install NAME"])
 
 
 def _line(found: Environment, action: str, wrong: str | None) -> str:
-    state = "removed" if action == "remove" else wrong or _state(found)
+    state = "removed" if action == "remove" else wrong or found.lack or "ready"
     return f"{found.name:<8} {found.version:<8} {state}  {found.folder}"
 
 
-def _state(found: Environment) -> str:
-    return "ready" if found.ready else "half installed"
-
-
 def _data(found: Environment, action: str, wrong: str | None) -> dict[str, object]:
+    gone = action == "remove"
     return {
         "name": found.name,
         "version": found.version,
         "folder": str(found.folder),
-        "ready": action != "remove" and found.ready and not wrong,
-        "problem": wrong,
+        "ready": not gone and found.ready and not wrong,
+        "problem": None if gone else wrong or found.lack or None,
     }

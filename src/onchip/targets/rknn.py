@@ -5,10 +5,12 @@ given the scales as `written` writes them, each layer computes the very codes th
 does.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
@@ -29,7 +31,8 @@ from onchip.toolchains.worker import Worker
 if TYPE_CHECKING:
     from onchip.graph.run import Array
 
-PROBES = 8  # photos on which two ways are compared
+PROBES = 8  # photos on which what was built is compared with the float network
+LOW = 0.5  # of that agreement: less is worth a warning
 TOOL = "rknn"
 
 _MOVES = frozenset(
@@ -39,6 +42,16 @@ _MOVES = frozenset(
 _ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish"})
 
 Cores = Literal["auto", "0", "1", "2", "0_1", "0_1_2", "all"]
+_LAST = {"0": 0, "1": 1, "2": 2, "0_1": 1, "0_1_2": 2}  # the last core that each needs
+_WAYS = {
+    "onchip": "onchip's plan",
+    "vendor": "the SDK's own quantization",
+    "none": "float16",
+}
+_ESTIMATES = (
+    "# The compiler's own table. Its cycles are static estimates of the convolutions' work:\n"
+    "# nothing here was measured on a chip.\n"
+)
 
 
 class RknnOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,8 +60,9 @@ class RknnOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `quantizer` "auto" builds both ways and keeps what agrees better with the float network.
     `algorithm`, `method`, `dtype` and `hybrid` are the vendor's: hybrid is "auto", "proposal", or
     tensors to raise to float16, separated by commas. `level` is the optimization level. `ops` is a
-    Python file with custom operations, which is run. `core` is where the board runs it. `sdk` is
-    the toolkit's version, `memory_mb` the most memory that one build may take; 0 is no limit.
+    Python file with classes of custom operations, which is run (see `--custom-op`). `core` is where
+    the board runs it. `sdk` is the toolkit's version, `memory_mb` the most memory that one build
+    may take; 0 is no limit.
     """
 
     quantizer: Literal["auto", "onchip", "vendor", "none"] = "auto"
@@ -66,6 +80,12 @@ class RknnOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     memory_mb: int = 0
 
 
+class _Settled(RknnOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options, and what the file of custom operations holds: a build is made of that too."""
+
+    ops_digest: str = ""
+
+
 class Rknn(Target):
     """What all Rockchip NPUs share; a chip adds its name."""
 
@@ -74,7 +94,7 @@ class Rknn(Target):
         barred_zero=128,  # as a signed code it is 0, which the SDK takes for "symmetric"
         raised=("float16",),
         ops=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "Sigmoid", "AveragePool"})
-        | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool"}
+        | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool", "ReduceSum"}
         | _MOVES,
         shared=_MOVES,
         fused=_ACTIVATIONS | {"silu"},
@@ -102,6 +122,19 @@ class Rknn(Target):
             Part("RKNNLite (on the board)", board, "pip install rknn-toolkit-lite2, on the board"),
         )
 
+    def settings(self, given: Mapping[str, str]) -> Struct:
+        """Read the options and look at the file of custom operations, if one is named."""
+        options = super().settings(given)
+        assert isinstance(options, RknnOptions)
+        if _LAST.get(options.core, 0) >= self.cores:
+            raise InputError(
+                f"-O core={options.core} names a core that {self.name} does not have",
+                f"its cores are 0 to {self.cores - 1}; left out, all are used",
+            )
+        path = _operations(options)
+        digest = hashlib.blake2b(Path(path).read_bytes()).hexdigest() if path else ""
+        return _Settled(**msgspec.structs.asdict(options), ops_digest=digest)
+
     def compile(self, job: Job) -> Compiled:
         """Build our plan and the vendor's quantization, and keep the better one.
 
@@ -111,13 +144,7 @@ class Rknn(Target):
         """
         options = _checked(job)
         environment = install.ready(TOOL, options.sdk)
-        ways = _ways(job, options)
-
-        def build(way: str) -> "_Built":
-            return _build(self.name, environment, job, options, way)
-
-        with ThreadPoolExecutor(len(ways)) as pool:
-            built = list(pool.map(build, ways))
+        built = _build_all(self.name, environment, job, options)
         try:
             best, verdicts = _better(job, built)
             return self._compiled(job, options, environment.version, best, verdicts)
@@ -141,7 +168,7 @@ class Rknn(Target):
             raise failure
         extras = {"log": ("compile.log", log.encode())}
         if table := layer_table(log):
-            extras["table"] = ("layers.txt", table.encode())
+            extras["table"] = ("layers.txt", (_ESTIMATES + table).encode())
         if best.way == "vendor":
             extras["calibration"] = ("calibration.npz", _packed(job))
         return Compiled(
@@ -149,9 +176,9 @@ class Rknn(Target):
             suffix="rknn",
             input=replace(job.input, dtype="uint8", layout="nhwc"),
             tools={"rknn-toolkit2": version},
-            verdicts=(*verdicts, *found),
+            verdicts=(*verdicts, *_unused(job, options), *found),
             notes={
-                "quantizer": "onchip's plan" if best.way == "onchip" else _vendor(options, best),
+                "quantizer": _WAYS["onchip"] if best.way == "onchip" else _vendor(options, best),
                 "seconds in the SDK": f"{best.worker.seconds:.1f}",
             },
             extras=extras,
@@ -174,7 +201,7 @@ class Rknn(Target):
             raise InputError(
                 f"the program was built for {', '.join(made.platforms)}, not for {self.name}"
             )
-        options = self.settings(artifact.manifest.options)
+        options = super().settings(artifact.manifest.options)  # a board needs no operations' file
         assert isinstance(options, RknnOptions)
         if find_spec("rknnlite"):
             from onchip.targets.rknn_board import Board
@@ -223,25 +250,85 @@ def _checked(job: Job) -> RknnOptions:
         raise InputError(
             "hybrid and dtype are the vendor's", "add -O quantizer=vendor, or use --keep-float"
         )
-    if options.quantizer == "vendor" and not _has_photos(job):
+    if "vendor" in _ways(job, options) and not _has_photos(job):
         raise InputError("the vendor's quantization needs photos", "name a folder: -c photos/")
+    made = {o for n in job.model.proto.graph.node for o in n.output}
+    if unknown := [t for t in _raised(options) if t not in made]:
+        raise InputError(
+            f"the cut graph has no tensor {unknown[0]} to raise",
+            "-O hybrid= is auto, proposal, or tensors: a,b,c",
+        )
     return options
+
+
+def _raised(options: RknnOptions) -> list[str]:
+    """The tensors that the user wants in float16."""
+    if options.hybrid in ("", "auto", "proposal"):
+        return []
+    return [t.strip() for t in options.hybrid.split(",") if t.strip()]
 
 
 def _ways(job: Job, options: RknnOptions) -> list[str]:
     if options.quantizer != "auto":
         return [options.quantizer]
-    if options.hybrid or options.dtype != "w8a8":
+    if options.dtype != "w8a8":
         return ["vendor"]
-    return ["onchip", "vendor"] if _has_photos(job) else ["onchip"]
+    return ["onchip", "vendor"] if options.hybrid or _has_photos(job) else ["onchip"]
 
 
 def _has_photos(job: Job) -> bool:
-    return any(True for _ in job.photos(job.input, 1))
+    return any(True for _ in job.photos(job.input, 0))  # the first may be unreadable
+
+
+def _operations(options: RknnOptions) -> str:
+    """Return where the file of custom operations is, or "" where none is named."""
+    if not options.ops:
+        return ""
+    path = Path(options.ops).resolve()  # the SDK runs in a folder of its own
+    if not path.is_file():
+        raise InputError(
+            f"there is no file {options.ops} with custom operations",
+            "the SDK needs it to build, and again to simulate: -O ops=FILE.py",
+        )
+    return str(path)
+
+
+def _unused(job: Job, options: RknnOptions) -> tuple[Verdict, ...]:
+    from onchip.graph.layout import called
+
+    if not options.ops or called(job.model):
+        return ()
+    text = f"no custom operation is left before the cut: {options.ops} is not used"
+    return (Verdict(code="ops_unused", message=text),)
+
+
+def _build_all(
+    chip: str, environment: install.Environment, job: Job, options: RknnOptions
+) -> list["_Built"]:
+    """Build every way side by side. When one fails, or the user ends it, none is left running."""
+    ways, started = _ways(job, options), list[Worker]()
+    with ThreadPoolExecutor(len(ways)) as pool:
+        futures = [
+            pool.submit(_build, chip, environment, job, options, way, started) for way in ways
+        ]
+        try:
+            return [f.result() for f in futures]
+        except BaseException:
+            while wait(futures, timeout=0.1).not_done:  # one may only be about to start
+                for worker in started:
+                    worker.close()
+            for worker in started:
+                worker.close()
+            raise
 
 
 def _build(
-    chip: str, environment: install.Environment, job: Job, options: RknnOptions, way: str
+    chip: str,
+    environment: install.Environment,
+    job: Job,
+    options: RknnOptions,
+    way: str,
+    started: list[Worker],
 ) -> _Built:
     worker = Worker(
         environment,
@@ -250,20 +337,21 @@ def _build(
         memory_mb=options.memory_mb,
         settings={"RKNN_LOG_LEVEL": "3"},  # its table of layers, memory and cycles
     )
+    started.append(worker)
+    raised = _raised(options) if way == "vendor" else []
     try:
-        (worker.folder / "model.onnx").write_bytes(_model(job, way))
+        (worker.folder / "model.onnx").write_bytes(_model(job, options, way))
         images = _calibration(job, worker) if way == "vendor" else 0
-        raised = options.hybrid.split(",") if options.hybrid not in ("", "auto", "proposal") else []
         program = worker.call(
             "build",
             progress=lambda what, done, total: job.progress(f"rknn {way} {what}", done, total),
             model="model.onnx",
             config=_config(chip, job, options),
-            ops=options.ops,
+            ops=_operations(options),
             quantize=way == "vendor",
             images=images,
             hybrid=options.hybrid if way == "vendor" and not raised else "",
-            raised=raised if way == "vendor" else [],
+            raised=raised,
         )
     except OnchipError as error:
         worker.close()
@@ -284,14 +372,14 @@ def _explained(error: OnchipError) -> OnchipError:
     return better
 
 
-def _model(job: Job, way: str) -> bytes:
-    if way == "onchip":
-        from onchip.targets.rknn_qdq import written
+def _model(job: Job, options: RknnOptions, way: str) -> bytes:
+    from onchip.graph.layout import called, named_back
+    from onchip.targets.rknn_qdq import lowered, written
 
-        return written(job.model, job.head, job.plan)
-    from onchip.targets.rknn_qdq import lowered
-
-    return lowered(job.model.proto).SerializeToString()
+    ours = way == "onchip"
+    proto = written(job.model, job.head, job.plan) if ours else lowered(job.model.proto)
+    names = called(job.model) if options.ops else {}  # without classes: as the standard ones
+    return bytes(named_back(proto, names).SerializeToString())
 
 
 def _calibration(job: Job, worker: Worker) -> int:
@@ -337,8 +425,9 @@ def _vendor(options: RknnOptions, built: _Built) -> str:
 
 
 def _better(job: Job, built: Sequence[_Built]) -> tuple[_Built, tuple[Verdict, ...]]:
-    """Return what agrees best with the float network on some photos."""
-    if len(built) == 1:
+    """Return what agrees best with the float network on some photos, and say how well."""
+    tensors = list(job.photos(replace(job.input, dtype="uint8", layout="nhwc"), PROBES))
+    if not tensors:
         return built[0], ()
     from onchip.graph.run import Runner
     from onchip.quantize.agreement import agreement
@@ -346,7 +435,6 @@ def _better(job: Job, built: Sequence[_Built]) -> tuple[_Built, tuple[Verdict, .
     float_spec = replace(job.input, dtype="float32", layout="nchw")
     run = Runner(job.model.bytes)
     wanted = [run(t) for t in job.photos(float_spec, PROBES)]
-    tensors = list(job.photos(replace(job.input, dtype="uint8", layout="nhwc"), PROBES))
     size = (job.input.width, job.input.height)
 
     def measure(one: _Built) -> float:
@@ -355,15 +443,16 @@ def _better(job: Job, built: Sequence[_Built]) -> tuple[_Built, tuple[Verdict, .
     with ThreadPoolExecutor(len(built)) as pool:
         found = list(pool.map(measure, built))
     best = max(range(len(built)), key=lambda i: found[i])  # the first of equals: ours
-    names = {"onchip": "onchip's plan", "vendor": "the SDK's own quantization"}
     figures = ", ".join(
-        f"{names[one.way]} {value:.1%}" for one, value in zip(built, found, strict=True)
+        f"{_WAYS[one.way]} {value:.1%}" for one, value in zip(built, found, strict=True)
     )
-    text = (
-        f"agreement with the float network on {len(tensors)} photos: {figures}; "
-        f"{names[built[best].way]} is used"
-    )
-    return built[best], (Verdict(code="quantizer", message=text),)
+    text = f"agreement with the float network on {len(tensors)} photos: {figures}"
+    if len(built) > 1:
+        text += f"; {_WAYS[built[best].way]} is used"
+    low = found[best] < LOW
+    text += "; it sees little of what the network does: run onchip verify" if low else ""
+    verdict = Verdict(code="quantizer", message=text, level="warning" if low else "info")
+    return built[best], (verdict,)
 
 
 def _simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator:
@@ -388,7 +477,7 @@ def _simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator
         lambda spec, count: photos[:, None],
     )
     environment = install.ready(TOOL, manifest.tools.get("rknn-toolkit2", ""))
-    return Simulator(_build(chip, environment, job, options, way))
+    return Simulator(_build(chip, environment, job, options, way, []))
 
 
 def _unpacked(artifact: Artifact) -> npt.NDArray[np.generic]:
@@ -397,7 +486,7 @@ def _unpacked(artifact: Artifact) -> npt.NDArray[np.generic]:
     data = artifact.payloads.get("calibration", b"")
     try:
         photos: npt.NDArray[np.generic] = np.load(BytesIO(data), allow_pickle=False)["photos"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(
             "the artifact has no calibration photos, and the simulator needs them to build the "
             "SDK's own quantization again",

@@ -5,15 +5,21 @@ not run on a board.
 """
 
 import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from onchip.errors import DeviceError
+from onchip.errors import DeviceError, ToolError
 from onchip.targets.target import Session, Tensors
+
+PATIENCE = 5.0  # seconds that closing waits for a call that is still running
+
+T = TypeVar("T")
 
 _MASKS = {
     "auto": "NPU_CORE_AUTO",
@@ -39,17 +45,23 @@ class Board(Session):
         cores: how many the chip has.
 
     Raises:
+        ToolError: RKNNLite is there, but cannot be loaded.
         DeviceError: the runtime refuses the file, or the NPU does not answer.
     """
 
     parallel = True
 
     def __init__(self, program: bytes, outputs: tuple[str, ...], core: str, cores: int) -> None:
-        from rknnlite.api import RKNNLite
-
+        try:
+            from rknnlite.api import RKNNLite
+        except (ImportError, OSError) as error:
+            raise ToolError(
+                f"RKNNLite cannot be loaded: {error}", "install rknn-toolkit-lite2 again"
+            ) from error
         self._outputs = outputs
-        self._free: SimpleQueue[Any] = SimpleQueue()
+        self._free: SimpleQueue[Any] = SimpleQueue()  # contexts; None once closed
         self._all: list[Any] = []
+        self._started = 0
         masks = [str(n) for n in range(cores)] if core == "auto" and cores > 1 else [core]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "program.rknn"  # the runtime takes files only
@@ -62,25 +74,31 @@ class Board(Session):
                 raise
 
     def _start(self, kind: Any, path: Path, mask: str, *, single: bool) -> None:
-        made = kind()
+        made = _asked("start", kind)
         self._all.append(made)
-        if made.load_rknn(str(path)):
+        if _asked("load", lambda: made.load_rknn(str(path))):
             raise DeviceError(
                 "RKNNLite does not load the file",
                 "librknnrt is older than the toolkit that built it, most often: onchip inspect "
                 "says which it needs",
             )
         # chips of one core know no masks
-        chosen = {} if single else {"core_mask": getattr(kind, _MASKS[mask])}
-        if made.init_runtime(**chosen):
+        chosen = {} if single else {"core_mask": _mask(kind, mask)}
+        if _asked("init_runtime", lambda: made.init_runtime(**chosen)):
             raise DeviceError("the NPU does not start", "is its driver loaded, and may you use it?")
         self._free.put(made)
+        self._started += 1
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input `(1, H, W, 3)` of bytes on a core that is free."""
         context = self._free.get()
         try:
-            found = context.inference(inputs=[np.ascontiguousarray(tensor)], data_format=["nhwc"])
+            if not self._all:
+                raise DeviceError("the NPU was given back while calls were waiting")
+            data = np.ascontiguousarray(tensor)
+            found = _asked(
+                "inference", lambda: context.inference(inputs=[data], data_format=["nhwc"])
+            )
         finally:
             self._free.put(context)
         if found is None or len(found) != len(self._outputs):
@@ -88,7 +106,32 @@ class Board(Session):
         return {n: np.asarray(f, np.float32) for n, f in zip(self._outputs, found, strict=True)}
 
     def close(self) -> None:
-        """Give the NPU back."""
-        for context in self._all:
-            context.release()
-        self._all = []
+        """Give the NPU back, when no call is running any more."""
+        contexts, self._all = self._all, []
+        if not contexts:
+            return
+        with suppress(Empty):  # a call that hangs is not waited for
+            for _ in range(self._started):
+                self._free.get(timeout=PATIENCE)
+        self._free.put(None)  # calls that still wait learn of it
+        with ExitStack() as releases:  # all of them, whatever one says
+            for context in contexts:
+                releases.callback(_asked, "release", context.release)
+
+
+def _mask(kind: Any, core: str) -> Any:
+    name = _MASKS[core]
+    if not hasattr(kind, name):
+        raise DeviceError(f"this RKNNLite knows no {name}", "build it again with -O core=auto")
+    return getattr(kind, name)
+
+
+def _asked(what: str, call: Callable[[], T]) -> T:
+    """Make a call of the runtime, whose own errors are of many kinds."""
+    try:
+        return call()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise DeviceError(
+            f"RKNNLite failed in {what}: {reason}", "see dmesg; a restart often helps"
+        ) from error

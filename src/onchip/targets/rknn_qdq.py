@@ -1,21 +1,25 @@
 """Our plan as the QDQ graph that rknn-toolkit2 takes over scale by scale."""
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
+from msgspec.structs import replace
 from onnx import numpy_helper, version_converter
 
 from onchip.errors import UnsupportedError
 from onchip.graph.read import Model
 from onchip.quantize.emit import emit
 from onchip.quantize.plan import QuantPlan
-from onchip.quantize.regions import divide
+from onchip.quantize.ranges import fit
+from onchip.quantize.regions import WEIGHTED, divide
 from onchip.spec import HeadSpec
 
 OPSET = 19  # the newest that the SDK reads
 IR = 10
 
 
-def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
+def written(model: Model, head: HeadSpec, plan: QuantPlan) -> onnx.ModelProto:
     """Return a plan as the SDK's compiler wants it.
 
     It dies where a convolution's output has no scale, so that the ones that the chip does not
@@ -23,7 +27,8 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
     are written so that this gives back the plan's own codes.
     """
     regions = divide(model, head, plan.quant, plan.floats)
-    proto = emit(model, regions, plan, whole=True)
+    proto = emit(model, regions, _with_whole_sums(model, head, plan), whole=True)
+    _part_readers(proto, regions.integer)
     tensors = {t.name: t for t in proto.graph.initializer}
     for name, codes in tensors.items():
         if name.endswith("/weight/codes"):
@@ -33,7 +38,41 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
             steps = numpy_helper.to_array(scale).astype(np.float64) * 127 / 128
             codes.CopyFrom(numpy_helper.from_array(wide, name))
             scale.CopyFrom(numpy_helper.from_array(steps.astype(np.float32), scale.name))
-    return bytes(lowered(proto).SerializeToString())
+    return lowered(proto)
+
+
+def _part_readers(proto: onnx.ModelProto, integer: Collection[str]) -> None:
+    """Dequantize apart what layers in float read: the SDK makes all readers of a tensor alike."""
+    nodes: list[onnx.NodeProto] = []
+    dequantized: dict[str, onnx.NodeProto] = {}
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear":
+            dequantized[node.output[0]] = node
+        elif node.op_type in WEIGHTED and node.name not in integer:
+            made = onnx.NodeProto()
+            made.CopyFrom(dequantized.get(node.input[0], made))
+            if made.op_type:
+                made.name, made.output[0] = f"{node.name}/values", f"{node.name}/values"
+                node.input[0] = made.output[0]
+                nodes.append(made)
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _with_whole_sums(model: Model, head: HeadSpec, plan: QuantPlan) -> QuantPlan:
+    """Give outputs beside the head's (sums of scores, for a demo) codes for all of 0 to 1.
+
+    The demo holds them against any threshold that its user likes, onchip does not read them.
+    """
+    sums = {o.name for o in model.outputs} - set(head.outputs)
+    sums |= {model.producers[name].input[0] for name in sums}  # before it is clipped
+    scale, zero = fit(0.0, 1.0, plan.quant)
+    tensors = tuple(
+        replace(t, scale=scale, zero=zero, group=t.name) if t.name in sums else t
+        for t in plan.tensors
+    )
+    return replace(plan, tensors=tensors)
 
 
 def lowered(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ own environment.
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from platformdirs import user_data_path
 
 from onchip.errors import InputError, ToolError, UnsupportedError
-from onchip.toolchains.pins import Pin, Tool, tool, tools
+from onchip.toolchains import pins
+from onchip.toolchains.known import explain
+from onchip.toolchains.pins import Pin, Tool, tool
 
 STATE = "onchip.json"
 LOG = "install.log"
@@ -32,7 +36,7 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far an install is: the pins it follows, the steps done, and whether it was checked."""
 
     pins: str
-    done: int = 0
+    done: Annotated[int, Meta(ge=0)] = 0
     checked: bool = False
 
 
@@ -59,21 +63,35 @@ class Environment:
         """How far its install is; None where there is none, or its record is unreadable."""
         try:
             return msgspec.json.decode((self.folder / STATE).read_bytes(), type=State)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
+
+    @property
+    def lack(self) -> str:
+        """What keeps it from use, as far as a glance shows; empty where nothing does."""
+        state = self.state
+        known = {p.version: p.digest for p in tool(self.name).versions}
+        if not self.folder.exists():
+            return "not installed"
+        if self.version not in known:
+            return "a version that this onchip no longer knows"
+        if state is None or not state.checked:
+            return "only half installed"
+        if state.pins != known[self.version]:
+            return "installed from older pins"
+        return "" if self.python.exists() else "without its Python"
 
     @property
     def ready(self) -> bool:
         """Whether it was installed to the end, from the pins that onchip has now."""
-        state = self.state
-        pins = tool(self.name).pin(self.version).digest
-        return state is not None and state.checked and state.pins == pins and self.python.exists()
+        return not self.lack
 
 
 def home() -> Path:
     """Return the folder that holds all environments: `ONCHIP_TOOLCHAINS`, or the user's data."""
     given = os.environ.get("ONCHIP_TOOLCHAINS")
-    return Path(given) if given else user_data_path("onchip") / "toolchains"
+    # absolute, for a worker runs in a folder of its own
+    return Path(given).absolute() if given else user_data_path("onchip") / "toolchains"
 
 
 def environment(name: str, version: str = "") -> Environment:
@@ -89,17 +107,32 @@ def ready(name: str, version: str = "") -> Environment:
         ToolError: it is not installed, or only half.
     """
     versions = [version] if version else [p.version for p in tool(name).versions]
-    for one in versions:
-        if (found := environment(name, one)).ready:
-            return found
-    half = any(environment(name, v).folder.exists() for v in versions)
-    what = "is only half installed" if half else "is not installed"
-    raise ToolError(f"{tool(name).title} {what}", f"run: onchip toolchain install {name}")
+    found = [environment(name, v) for v in versions]
+    for one in found:
+        if one.ready:
+            return one
+    there = next((e for e in found if e.folder.exists()), None)
+    command = f"run: onchip toolchain install {name}"
+    if there is None:
+        named = f"{tool(name).title} {version}".strip()
+        raise ToolError(
+            f"{named} is not installed", command + (f" --version {version}" if version else "")
+        )
+    raise ToolError(
+        f"{tool(name).title} {there.version} is {there.lack}",
+        f"{command} --version {there.version}",
+    )
 
 
 def installed() -> list[Environment]:
-    """Return every environment that exists, whole or not."""
-    found = [environment(n, p.version) for n, t in tools().items() for p in t.versions]
+    """Return every environment that exists, whole or not, those of forgotten versions last."""
+    found = [environment(n, p.version) for n, t in pins.tools().items() for p in t.versions]
+    for name in pins.tools():
+        for folder in sorted(home().glob(f"{name}-*")):
+            one = Environment(name, folder.name.removeprefix(f"{name}-"), folder)
+            # ours only: whoever copies an environment away may lose nothing
+            if one not in found and one.state is not None and one.log.exists():
+                found.append(one)
     return [e for e in found if e.folder.exists()]
 
 
@@ -129,51 +162,53 @@ def install(
     pin = known.pin(found.version)
     _check_machine(known)
     if wheels is not None and not wheels.is_dir():
-        raise InputError(f"{wheels} is not a folder of wheels")
-    interpreter = _interpreter(pin, python)
-    found.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(found.folder, progress):
+        raise InputError(f"{wheels} is not a folder", "name the one that holds the .whl files")
+    with _writable(), _alone(found.folder, progress) as lock:
         if found.ready and _check(found, known) is None:
             return found
-        state = found.state
-        if state is None or state.pins != pin.digest or state.checked or not found.python.exists():
-            _start_over(found, interpreter, pin)
-        _check_space(found.folder, known)
-        for number in range((found.state or State(pins="")).done, len(pin.steps)):
+        state = _resumable(found, pin)
+        if state is None:
+            interpreter = _interpreter(pin, python)
+            state = _start_over(found, known, interpreter, lock)
+        for number in range(state.done, len(pin.steps)):
             progress("install", number, len(pin.steps))
-            _step(found, pin, number, wheels)
+            _step(found, pin, number, wheels, lock)
         progress("install", len(pin.steps), len(pin.steps))
         if (failure := _check(found, known)) is not None:
+            (found.folder / STATE).unlink()  # going on from here would only fail again
             raise ToolError(
                 f"{known.title} {found.version} was installed but does not start: {failure}",
-                f"see {found.log}; then: onchip toolchain remove {name}, and install again",
+                f"to see all of it: {found.python} -c {shlex.quote(known.check)}; "
+                "the next install starts over",
             )
         _record(found, State(pins=pin.digest, done=len(pin.steps), checked=True))
     return found
 
 
-def remove(name: str, version: str = "") -> list[Environment]:
+def remove(
+    name: str, version: str = "", progress: Progress = lambda what, done, total: None
+) -> list[Environment]:
     """Remove a tool's environments, or one version's, and return what was removed.
 
     Raises:
         InputError: there is none.
     """
-    wanted = tool(name).pin(version).version if version else ""
-    found = [e for e in installed() if e.name == name and wanted in ("", e.version)]
+    title = tool(name).title
+    found = [e for e in installed() if e.name == name and version in ("", e.version)]
     if not found:
-        raise InputError(f"{name} {version}".strip() + " is not installed")
+        named = f"{title} {version}".strip()
+        raise InputError(f"{named} is not installed", "see: onchip toolchain list")
     for one in found:
-        with _alone(one.folder, lambda what, done, total: None):
+        with _writable(), _alone(one.folder, progress):
             (one.folder / STATE).unlink(missing_ok=True)  # from here on it is not ready
-            shutil.rmtree(one.folder)
+            if one.folder.exists():  # another may have removed it while we waited
+                shutil.rmtree(one.folder)
     return found
 
 
 def doctor(found: Environment) -> str | None:
     """Return what is wrong with an environment, or None."""
-    if not found.ready:
-        return "the install did not finish, or follows older pins"
-    return _check(found, tool(found.name))
+    return found.lack or _check(found, tool(found.name))
 
 
 def _check_machine(known: Tool) -> None:
@@ -202,99 +237,186 @@ def _interpreter(pin: Pin, given: str) -> str:
         path = shutil.which(given)
         if path is None:
             raise InputError(f"no interpreter called {given!r}", f"{wanted} is needed")
-        if not low <= _version(path) <= high:
-            found = ".".join(map(str, _version(path)))
-            raise InputError(f"{given} is Python {found}", f"{wanted} is needed")
+        version = _version(path)
+        if not version:
+            raise InputError(f"{given} is not a Python that runs", f"{wanted} is needed")
+        if not low <= version <= high:
+            raise InputError(
+                f"{given} is Python {'.'.join(map(str, version))}", f"{wanted} is needed"
+            )
         return path
     if low <= sys.version_info[:2] <= high:
         return sys.executable
     for minor in range(high[1], low[1] - 1, -1):
-        if path := shutil.which(f"python3.{minor}"):
-            return path
+        for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+            path = shutil.which(f"python3.{minor}", path=folder)
+            if path and low <= _version(path) <= high:  # a version manager's may not run
+                return path
     raise ToolError(
         f"the SDK needs {wanted}, and none was found", "install one, or name it: --python PATH"
     )
 
 
 def _version(path: str) -> tuple[int, ...]:
+    """Return a Python's version; empty where it is none, or does not run."""
     code = "import sys; print(*sys.version_info[:2])"
-    done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
     try:
+        done = subprocess.run(
+            [path, "-I", "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         return tuple(int(n) for n in done.stdout.split())
-    except ValueError:
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return ()
 
 
 @contextmanager
-def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Wait until no other process works on this environment."""
+def _writable() -> Iterator[None]:
+    """Say of a folder that cannot be written what to do about it."""
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ToolError(
+            f"cannot write {error.filename or home()}: {error.strerror or error}",
+            "make room or give leave there, or set ONCHIP_TOOLCHAINS to a folder elsewhere",
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[int]:
+    """Wait until no other process works on this environment; yield the lock to pass on."""
     import fcntl
 
-    lock = folder.parent / f"{folder.name}.lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another install", 0, 0)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = folder.parent / f"{folder.name}.lock"
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress("waiting for another install", 0, 0)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is(file.fileno(), path):
+                continue  # whoever held it has removed it: it locks nobody out any more
+            try:
+                yield file.fileno()
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
-def _start_over(found: Environment, interpreter: str, pin: Pin) -> None:
-    shutil.rmtree(found.folder / "venv", ignore_errors=True)
-    found.log.unlink(missing_ok=True)
-    _run(found, [interpreter, "-m", "venv", str(found.folder / "venv")], "making the environment")
-    _record(found, State(pins=pin.digest))
+def _is(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
-def _step(found: Environment, pin: Pin, number: int, wheels: Path | None) -> None:
+def _resumable(found: Environment, pin: Pin) -> State | None:
+    """Return how far an install came that was cut off, if it can go on from there."""
+    state = found.state
+    if state is None or state.checked or state.pins != pin.digest:
+        return None
+    if not _version(str(found.python)):
+        return None
+    for half in found.folder.glob("venv/lib/*/site-packages/*.dist-info"):
+        # pip writes RECORD last; a package without it looks installed to the next pip
+        if not (half / "RECORD").exists():
+            shutil.rmtree(half)
+    return state
+
+
+def _start_over(found: Environment, known: Tool, interpreter: str, lock: int) -> State:
+    if found.folder.exists():
+        (found.folder / STATE).unlink(missing_ok=True)  # it must not speak for what comes now
+        shutil.rmtree(found.folder)
+    _check_space(home(), known)
+    found.folder.mkdir()
+    command = [interpreter, "-I", "-m", "venv", str(found.folder / "venv")]
+    _run(found, command, "making the environment", lock)
+    state = State(pins=known.pin(found.version).digest)
+    _record(found, state)
+    return state
+
+
+def _step(found: Environment, pin: Pin, number: int, wheels: Path | None, lock: int) -> None:
     step = pin.steps[number]
-    command = [str(found.python), "-m", "pip", "install", "--disable-pip-version-check"]
+    command = [str(found.python), "-I", "-m", "pip", "install", "--no-input"]
+    command += ["--disable-pip-version-check"]
     command += [] if step.dependencies else ["--no-deps"]
     if wheels is not None:
         command += ["--no-index", "--find-links", str(wheels.resolve())]
-    _run(found, [*command, *step.packages], f"installing {', '.join(step.packages[:3])}")
+    _run(found, [*command, *step.packages], f"installing {', '.join(step.packages[:3])}", lock)
     _record(found, State(pins=pin.digest, done=number + 1))
 
 
-def _run(found: Environment, command: list[str], what: str) -> None:
-    # a PYTHONPATH of the caller must not leak in
-    settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+def _run(found: Environment, command: list[str], what: str, lock: int) -> None:
+    """Run one command of an install.
+
+    It holds the lock too: where onchip is killed, it goes on alone, and the next install waits
+    for its end.
+    """
     with found.log.open("ab") as log:
+        before = log.tell()
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=settings, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_settings(),
+            pass_fds=(lock,),
+            check=False,
         )
     if done.returncode:
-        raise ToolError(
-            f"{what} failed: {_reason(found.log)}",
-            f"the whole log is {found.log}; without a network: --wheels FOLDER; "
-            "the next try goes on from here",
-        )
+        said = found.log.read_bytes()[before:].decode(errors="replace")
+        causes = [v.message for v in explain("pip", said)]
+        hints = [*causes[:1], f"the whole log is {found.log}", "the next try goes on from here"]
+        raise ToolError(f"{what} failed: {_reason(said, done.returncode)}", "; ".join(hints))
 
 
-def _reason(log: Path) -> str:
+def _settings() -> dict[str, str]:
+    """The environment variables for an SDK's Python: what would lead packages elsewhere is out."""
+    elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN"}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k not in elsewhere
+    }
+    return kept | {"PIP_USER": "0"}  # a pip.conf may say "user"
+
+
+def _reason(said: str, code: int) -> str:
     """Return the last line of a log that says what went wrong."""
-    lines = log.read_text(errors="replace").splitlines()
+    if code < 0:
+        return f"it was ended by signal {-code}"
+    lines = said.splitlines()
     errors = [x.removeprefix("ERROR: ") for x in lines if x.startswith(("ERROR", "OSError"))]
     return errors[-1] if errors else (lines[-1] if lines else "no reason given")
 
 
 def _check(found: Environment, known: Tool) -> str | None:
     """Start the SDK, and return why that does not work."""
-    settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     try:
         done = subprocess.run(
-            [str(found.python), "-c", known.check],
+            [str(found.python), "-I", "-c", known.check],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=300,
-            env=settings,
+            env=_settings(),
+            cwd=found.folder,  # not the user's, whose files may be named like the SDK's modules
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         return str(error)
+    except subprocess.TimeoutExpired:
+        return "it hung"
     lines = done.stderr.strip().splitlines()
-    return (lines[-1] if lines else "no reason given") if done.returncode else None
+    if not done.returncode:
+        return None
+    return lines[-1] if lines else f"no reason given, exit code {done.returncode}"
 
 
 def _record(found: Environment, state: State) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -24,6 +25,9 @@ from onchip.toolchains.install import Environment
 LOG = "worker.log"
 LONG = 3600.0  # seconds that one call may take
 MOST_LOG = 256 << 10  # bytes of a log that are kept
+MOST_PRINTED = 1 << 30  # bytes on the disk, after which it counts as hung
+MOST_LINE = 500  # characters of an error
+GRACE = 5.0  # seconds for a worker without a pipe to end by itself
 POLL = 0.2  # seconds between looks at a silent worker
 
 Progress = Callable[[str, int, int], None]
@@ -34,7 +38,7 @@ class Worker:
 
     Args:
         environment: the SDK's environment.
-        module: which calls to serve (a module in `inside`).
+        module: which calls to serve: a module in `inside`, or a Python file with a class `Calls`.
         name: the SDK, for errors.
         memory_mb: the most memory it may take; 0 is no limit.
         settings: more environment variables.
@@ -46,7 +50,7 @@ class Worker:
     def __init__(
         self,
         environment: Environment,
-        module: str,
+        module: str | Path,
         name: str,
         *,
         memory_mb: int = 0,
@@ -55,39 +59,55 @@ class Worker:
         self.name = name
         self.seconds = 0.0  # spent in calls
         self._memory_mb = memory_mb
+        self._mend = f"onchip toolchain install {environment.name} --version {environment.version}"
+        self._killed = self._closed = False
         # the SDK splits paths at spaces
         place = None if " " not in tempfile.gettempdir() else "/tmp"  # noqa: S108
-        self._folder = tempfile.TemporaryDirectory(prefix="onchip-", dir=place)
-        self.folder = Path(self._folder.name)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        start = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-            f"from inside.serve import main; main({module!r})"
+        # what an escaped process still writes there must not hide why the SDK failed
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="onchip-", dir=place, ignore_cleanup_errors=True
         )
+        self.folder = Path(self._folder.name)
+        served = str(module.absolute()) if isinstance(module, Path) else module
+        place_of_inside = str(Path(__file__).parent)
+        start = (
+            f"import sys; sys.path.insert(0, {place_of_inside!r}); "
+            f"from inside.serve import main; sys.path.remove({place_of_inside!r}); "
+            f"main({served!r}, {str(self.folder)!r})"
+        )
+        self._process = self._started([str(environment.python), "-u", "-c", start], settings or {})
+        self._answers: queue.Queue[wire.Message | None] = queue.Queue()
+        self._reader = Thread(target=self._listen, daemon=True)
+        self._reader.start()
+        self._writer = Thread()
+
+    def _started(self, command: list[str], settings: dict[str, str]) -> "subprocess.Popen[bytes]":
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         with (self.folder / LOG).open("wb") as log:
             try:
-                self._process = subprocess.Popen(
-                    [str(environment.python), "-u", "-c", start],
+                return subprocess.Popen(
+                    command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
                     cwd=self.folder,
-                    env=kept | (settings or {}),
+                    env=kept | settings,
                     start_new_session=True,  # Ctrl-C is ours to handle
                 )
             except OSError as error:
                 self._folder.cleanup()
-                raise ToolError(f"{name} does not start: {error}") from error
-        self._answers: queue.Queue[wire.Message | None] = queue.Queue()
-        Thread(target=self._listen, daemon=True).start()
+                raise ToolError(
+                    f"{self.name} does not start: {error}", f"mend it: {self._mend}"
+                ) from error
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        try:
-            while True:
-                self._answers.put(wire.receive(self._process.stdout))  # type: ignore[arg-type]
-        except (wire.Closed, OSError, ValueError):
-            self._answers.put(None)
+        with self._process.stdout as pipe:
+            try:
+                while True:
+                    self._answers.put(wire.receive(pipe))  # type: ignore[arg-type]
+            except (wire.Closed, OSError):
+                self._answers.put(None)
 
     def call(
         self,
@@ -108,12 +128,13 @@ class Worker:
         Raises:
             ToolError: it failed, crashed, hung, or took too much memory. The worker is closed.
         """
+        if self._closed:
+            raise ToolError(f"{self.name} has ended: it cannot {verb} any more")
+        packed = wire.pack(wire.Call(verb, options))
         started = time.monotonic()
-        try:
-            assert self._process.stdin is not None
-            wire.send(self._process.stdin, wire.Call(verb, options))  # type: ignore[arg-type]
-        except (wire.Closed, OSError):
-            pass  # it is gone: what it left is read below
+        # in a thread, for a worker that hangs does not read
+        self._writer = Thread(target=self._send, args=(packed,), daemon=True)
+        self._writer.start()
         try:
             return self._result(verb, started, limit, progress)
         except BaseException:
@@ -122,18 +143,30 @@ class Worker:
         finally:
             self.seconds += time.monotonic() - started
 
+    def _send(self, packed: bytes) -> None:
+        assert self._process.stdin is not None
+        with suppress(wire.Closed):  # it is gone: `_result` reads what it left
+            wire.write(self._process.stdin, packed)  # type: ignore[arg-type]
+
     def _result(self, verb: str, started: float, limit: float, progress: Progress) -> Any:
+        gone = False
         while True:
+            self._check(verb, started, limit)
             try:
                 answer = self._answers.get(timeout=POLL)
             except queue.Empty:
-                self._check(verb, started, limit)
-                continue
+                if not gone:
+                    gone = self._exit_code(0) is not None
+                    continue
+                answer = None  # a process that escaped keeps the pipe open
             match answer:
                 case wire.Progress(what, done, total):
                     progress(what, done, total)
                 case wire.Result(value):
                     return value
+                case wire.Failure("start", message):
+                    why = f"it does not start: {_told(self.log, 'start', message)}"
+                    raise self._failed(verb, why, f"mend it: {self._mend}")
                 case wire.Failure(kind, message):
                     raise self._failed(verb, _told(self.log, kind, message))
                 case _:
@@ -144,21 +177,38 @@ class Worker:
             raise self._failed(verb, f"it hung: no result after {limit:.0f} s")
         if self._memory_mb and (taken := _memory_mb(self._process.pid)) > self._memory_mb:
             raise self._failed(verb, f"it took {taken} MB of memory; {self._memory_mb} are allowed")
+        if _size(self.folder / LOG) > MOST_PRINTED:
+            raise self._failed(verb, f"it hung: it printed more than {MOST_PRINTED >> 20} MB")
 
     def _death(self) -> str:
-        try:
-            code = self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
+        code = self._exit_code(GRACE)
+        if code is None:
+            return "it closed its pipe, or wrote over it"
         if code == -signal.SIGKILL:
             return "it was killed; most often this machine ran out of memory"
-        if code < 0:
-            last = _told(self.log, "", "")
-            return f"it died of {signal.Signals(-code).name}" + (f"; {last}" if last else "")
-        return f"it left with exit code {code}; {_told(self.log, '', '')}"
+        died = f"it died of {_signal(-code)}" if code < 0 else f"it left with exit code {code}"
+        return _joined(died, _last_words(self.log))
 
-    def _failed(self, verb: str, why: str) -> ToolError:
-        error = ToolError(f"{self.name} failed in {verb}: {why}")
+    def _exit_code(self, wait: float) -> int | None:
+        """Return how it ended, with all that it started; None where it still runs."""
+        try:
+            code = self._process.wait(wait)
+        except subprocess.TimeoutExpired:
+            return None
+        self._kill()
+        return code
+
+    def _kill(self) -> None:
+        """Kill it and what it started; once, for later the number may be another's."""
+        if not self._killed:
+            self._killed = True
+            with suppress(ProcessLookupError, PermissionError):  # all are dead already
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _failed(self, verb: str, why: str, hint: str = "") -> ToolError:
+        full = "No space left on device" in why
+        room = f"make room in {self.folder.parent}, or set TMPDIR to a folder elsewhere"
+        error = ToolError(f"{self.name} failed in {verb}: {why}", room if full else hint)
         error.log = self.log
         return error
 
@@ -166,25 +216,25 @@ class Worker:
     def log(self) -> str:
         """What the SDK printed: without colours, and of progress bars only the last state."""
         try:
-            data = (self.folder / LOG).read_bytes()
+            with (self.folder / LOG).open("rb") as file:
+                file.seek(max(0, _size(self.folder / LOG) - 8 * MOST_LOG))
+                return readable(file.read(8 * MOST_LOG))
         except OSError:
-            return ""
-        return readable(data)
+            return ""  # it was closed, and the log went with its folder
 
     def close(self) -> None:
         """End the worker and everything it started, and remove its folder."""
-        if self._process.poll() is None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                self._process.kill()
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue
+        self._closed = True
+        self._kill()
+        self._process.wait()
+        if self._writer.ident is not None:
+            self._writer.join(1)
+        self._reader.join(1)
+        pipe = self._process.stdin
+        # a pipe whose other end a process that escaped still holds is left to that thread
+        if pipe is not None and not self._writer.is_alive():
+            with suppress(OSError):  # what was not sent is not wanted any more
+                pipe.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -199,7 +249,10 @@ class Worker:
         self.close()
 
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# what moves a terminal's cursor or sets its colours or title, and other characters without a face
+_UNSEEN = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f]"
+)
 
 
 def readable(data: bytes) -> str:
@@ -208,9 +261,9 @@ def readable(data: bytes) -> str:
     >>> readable(b"\x1b[1;33mW\x1b[0m low\n 1%\r 99%\r\nend")
     'W low\n 99%\nend'
     """
-    text = _COLOUR.sub("", data[-8 * MOST_LOG :].decode(errors="replace"))
+    text = data[-8 * MOST_LOG :].decode(errors="replace")
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return "\n".join(lines)[-MOST_LOG:]
+    return _UNSEEN.sub("", "\n".join(lines))[-MOST_LOG:]
 
 
 def _told(log: str, kind: str, message: str) -> str:
@@ -219,12 +272,43 @@ def _told(log: str, kind: str, message: str) -> str:
     The SDKs' own errors are their whole traceback; its last line, or else the log's last error
     line, is the part that helps.
     """
-    lines = [x.strip() for x in message.strip().splitlines() if x.strip()]
-    if lines and "see the log" not in lines[-1]:
-        line = re.sub(r"^[EWI] \w+: +", "", lines[-1])
-        return line if kind in ("ValueError", "RuntimeError", "exit", "") else f"{kind}: {line}"
-    errors = [x for x in log.splitlines() if re.match(r"\s*E( |:)", x)]
-    return errors[-1].strip() if errors else (lines[-1] if lines else "")
+    lines = _lines(message)
+    last = re.sub(r"^[EWI] \w+: +", "", lines[-1])[:MOST_LINE] if lines else ""
+    if kind == "exit":
+        return _joined(last, _error_line(log))
+    if not last or "see the log" in last:
+        return _error_line(log) or last or kind
+    return last if kind in ("ValueError", "RuntimeError", "start") else f"{kind}: {last}"
+
+
+def _joined(what: str, why: str) -> str:
+    return f"{what}; {why}" if why else what
+
+
+def _lines(text: str) -> list[str]:
+    return [x.strip() for x in readable(text.encode()).splitlines() if x.strip()]
+
+
+def _error_line(log: str) -> str:
+    errors = [x for x in _lines(log) if re.match(r"E( |:)", x)]
+    return errors[-1][:MOST_LINE] if errors else ""
+
+
+def _last_words(log: str) -> str:
+    lines = _lines(log)
+    return _error_line(log) or (lines[-1][:MOST_LINE] if lines else "")
+
+
+def _signal(number: int) -> str:
+    names = {s.value: s.name for s in signal.Signals}
+    return names.get(number, f"signal {number}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # the SDK may remove even its log
 
 
 def _memory_mb(process: int) -> int:

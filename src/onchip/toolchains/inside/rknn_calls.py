@@ -4,6 +4,7 @@ Paths that reach the SDK are relative to the worker's own folder: it cannot read
 """
 
 import os
+import tempfile
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,6 +21,8 @@ class Calls:
     """One model in the SDK."""
 
     def __init__(self, progress: Callable[[str, int, int], None]) -> None:
+        # what the SDK leaves behind goes with the worker's folder
+        os.environ["TMPDIR"] = tempfile.tempdir = os.fspath(Path.cwd())
         from rknn.api import RKNN
 
         self._progress = progress
@@ -79,6 +82,11 @@ class Calls:
         path = next(Path().glob("*.quantization.cfg"))
         yaml = YAML()
         plan = yaml.load(path.read_text())
+        known = list(plan.get("quantize_parameters") or {})
+        if fused := [name for name in raised if name not in known]:
+            raise ValueError(
+                f"{fused[0]} is no tensor of its own to the SDK; such are {known[-9:]}"
+            )
         layers = plan.get("custom_quantize_layers") or {}
         layers.update(dict.fromkeys(raised, "float16"))
         plan["custom_quantize_layers"] = layers
