@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 import onchip
 from onchip.artifact import FORMAT, Artifact, Manifest, Stage
 from onchip.dataset.samples import truth_beside
-from onchip.errors import InputError, ToolError
+from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.graph import read
 from onchip.graph.clean import clean
 from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input_spec
@@ -27,15 +28,17 @@ from onchip.graph.prove import Cut, cut
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.graph.split import split_ends
+from onchip.measure.budget import Loss
 from onchip.measure.pixels import Guess, Photo, guess
+from onchip.quantize.budget import choose_within
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
-from onchip.quantize.precision import Precision, choose_precision
+from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Job
+from onchip.targets.target import Job, Target
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -43,6 +46,7 @@ PROOF_IMAGES = 2
 GUESS_IMAGES = 8
 PROBES = 3
 FEW_IMAGES = 16
+BUDGET_IMAGES = 96
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -60,7 +64,9 @@ class Options:
     pixels: Pixels = field(default_factory=Pixels)
     labels: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
     max_float: int = 3
+    budget: float | None = None  # the most points that may be lost, by raising layers
     target: dict[str, str] = field(default_factory=dict)  # the target's own, by name
 
 
@@ -166,7 +172,7 @@ def optimize(
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
-    decided = (options.keep_float, options.max_float)
+    decided = (options.keep_float, options.int16, options.max_float, options.budget)
     key = _key("optimize", parsed[0].key, target.quant, _digests(images), decided)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
@@ -184,7 +190,9 @@ def optimize(
 
         return make
 
-    regions = divide(model, head, target.quant, _known(options.keep_float, model))
+    floats = _raised(options.keep_float, "float", target, model)
+    wide = _raised(options.int16, "int16", target, model)
+    regions = divide(model, head, target.quant, floats)
     seen = observe(
         model,
         head,
@@ -195,9 +203,14 @@ def optimize(
     used = len(images) - len(unread)
     if not used:
         raise InputError(f"none of the {len(images)} calibration images can be read", unread[0])
-    plan = make_plan(model, regions, seen, target.quant, spec, images=used)
+    plan = make_plan(model, regions, seen, target.quant, spec, images=used, wide=wide)
     probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
-    chosen = choose_precision(model, head, spec, seen, plan, probes, options.max_float)
+    if options.budget is None:
+        limit = options.max_float if target.quant.raised else 0
+        chosen = choose_precision(model, head, spec, seen, plan, probes, limit)
+    else:
+        search = Search.begin(model, head, spec, seen, plan, probes)
+        chosen = _within(search, options.budget, images, progress)
     verdicts = (*artifact.manifest.verdicts, *_calibration_verdicts(used, unread, chosen))
     return artifact.with_payloads(
         {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
@@ -275,6 +288,22 @@ def quantized(artifact: Artifact) -> Model:
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     regions = divide(model, head, plan.quant, plan.floats)
     return model.changed(emit(model, regions, plan, pixel=artifact.manifest.input.pixel))
+
+
+def _within(search: Search, budget: float, images: Sequence[Path], progress: Progress) -> Precision:
+    if not search.plan.quant.raised:
+        raise UnsupportedError(
+            "this chip computes in integers only: no layer can be raised",
+            "leave --auto-precision away",
+        )
+    step = max(1, len(images) // BUDGET_IMAGES)
+    photos = _photos(images[::step][:BUDGET_IMAGES], search.head.classes)
+    known = [p for p in photos if p.truth is not None]
+    photos = known if 2 * len(known) >= len(photos) else photos
+    loss = Loss(search.model, search.head, search.spec, photos)
+    return choose_within(
+        search, loss, budget, loss.unit, lambda tried: progress("precision", tried, 0)
+    )
 
 
 def _inputs(
@@ -361,17 +390,24 @@ def _labelled(head: HeadSpec, labels: tuple[str, ...]) -> HeadSpec:
     return replace(head, labels=labels) if labels else head
 
 
-def _known(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
-    """Return the layers that the user wants in float, if they are there."""
+def _raised(names: tuple[str, ...], kind: str, target: Target, model: Model) -> tuple[str, ...]:
+    """Return the layers that the user wants raised, by name or pattern, if the chip can."""
+    can = target.quant.raised
+    if names and not any(p.startswith(kind) for p in can):
+        raise UnsupportedError(
+            f"{target.name} has no layers in {kind}",
+            f"its layers can be raised to {' or '.join(can)}" if can else "it has integers only",
+        )
     found = [x.node for x in layers(model)]
-    missing = [n for n in names if n not in found]
+    chosen = [n for n in found if any(n == x or fnmatchcase(n, x) for x in names)]
+    missing = [x for x in names if not any(n == x or fnmatchcase(n, x) for n in found)]
     if missing:
         near = get_close_matches(missing[0], found, 3) or found[:3]
         raise InputError(
             f"the cut graph has no layer {', '.join(missing)}",
             f"such as {', '.join(near)}; onchip inspect FILE.onchip --layers lists a plan's",
         )
-    return names
+    return tuple(chosen)
 
 
 def _calibration_verdicts(

@@ -56,7 +56,11 @@ _target_options = _options(
                  help="An option of the target's own; onchip targets NAME lists them."),
 )  # fmt: skip
 _precision_options = _options(
-    click.option("--keep-float", help="Layers (nodes) to keep in float: a,b,c."),
+    click.option("--keep-float", help="Layers (nodes, or patterns) to keep in float: a,b*."),
+    click.option("--int16", help="Layers whose output gets 16 bits, where the chip can: a,b*."),
+    click.option("--auto-precision", "budget", type=click.FloatRange(0), metavar="BUDGET",
+                 help="Raise the fewest layers that keep the loss within so many points: of mAP on "
+                 "photos with labels, else of matched detections."),
     click.option("--max-float", type=click.IntRange(0), default=3, show_default=True,
                  help="The most layers that onchip itself may keep in float."),
 )  # fmt: skip
@@ -185,6 +189,8 @@ def _read(given: dict[str, Any]) -> Options:
         ),
         labels=names(given.get("labels")),
         keep_float=names(given.get("keep_float")),
+        int16=names(given.get("int16")),
+        budget=given.get("budget"),
         max_float=given.get("max_float", 3),
         target=_pairs(given.get("target_options", ())),
     )

@@ -19,7 +19,8 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
     """Return a plan as the SDK's compiler wants it.
 
     It dies where a convolution's output has no scale, so that the ones that the chip does not
-    round are written too. It widens the scale of weights by 128/127 and rounds them again: they
+    round are written too; and where integers and floats read one dequantized tensor, so that each
+    raised layer gets its own. It widens the scale of weights by 128/127 and rounds them again: they
     are written so that this gives back the plan's own codes.
     """
     regions = divide(model, head, plan.quant, plan.floats)
@@ -33,7 +34,25 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> bytes:
             steps = numpy_helper.to_array(scale).astype(np.float64) * 127 / 128
             codes.CopyFrom(numpy_helper.from_array(wide, name))
             scale.CopyFrom(numpy_helper.from_array(steps.astype(np.float32), scale.name))
+    _part(proto, {n.name for n in model.proto.graph.node} - regions.integer)
     return bytes(lowered(proto).SerializeToString())
+
+
+def _part(proto: onnx.ModelProto, floats: set[str]) -> None:
+    """Dequantize a tensor once more for every float node that reads it."""
+    sources = {n.output[0]: n for n in proto.graph.node if n.op_type == "DequantizeLinear"}
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            if node.name in floats and name in sources:
+                again = onnx.NodeProto()
+                again.CopyFrom(sources[name])
+                again.name, again.output[0] = f"{node.name}/{index}/again", f"{node.name}/{index}"
+                node.input[index] = again.output[0]
+                nodes.append(again)
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def lowered(proto: onnx.ModelProto) -> onnx.ModelProto:
