@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import Cli
 from onchip.artifact import load
 from onchip.cli import VERBS
 
 import graphs
+from conftest import Cli
 
 
 @pytest.fixture(scope="module")

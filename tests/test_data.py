@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Cli
 from onchip.artifact import load
+
+from conftest import Cli
 
 pytestmark = pytest.mark.data
 

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from conftest import Cli
 from onchip.artifact import load
 from onchip.build import Options, build
 from onchip.dataset.samples import unlabelled
@@ -22,6 +21,7 @@ from onchip.vision import decode
 from onchip.vision.preprocess import find_images
 
 import graphs
+from conftest import Cli
 
 
 def cut_of(proto: onnx.ModelProto, folder: Path) -> Cut:

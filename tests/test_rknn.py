@@ -14,7 +14,6 @@ import pytest
 from msgspec.structs import replace
 from onnx import version_converter
 
-from conftest import Cli
 from onchip.artifact import Artifact, load
 from onchip.build import Options, build, quantized
 from onchip.dataset.samples import unlabelled
@@ -32,6 +31,7 @@ from onchip.vision import decode
 from onchip.vision.preprocess import find_images, prepare, read_image
 
 import graphs
+from conftest import Cli
 
 pytestmark = pytest.mark.rknn
 

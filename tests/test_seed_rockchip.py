@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 import pytest
 
-from conftest import Cli
 from onchip.artifact import Artifact, load
 from onchip.build import Options, build, parse
 from onchip.dataset import samples
@@ -21,6 +20,7 @@ from onchip.verify import verify
 from onchip.vision.preprocess import find_images
 
 import graphs
+from conftest import Cli
 
 OURS = {"quantizer": "onchip"}
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -31,15 +32,17 @@ from onchip.graph.prove import Cut, cut
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.graph.split import split_ends
+from onchip.measure.budget import Loss
 from onchip.measure.pixels import Guess, Photo, guess
+from onchip.quantize.budget import choose_within
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
-from onchip.quantize.precision import Precision, choose_precision
+from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import Regions, divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Job
+from onchip.targets.target import Job, Target
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -49,6 +52,7 @@ PROOF_IMAGES = 2
 GUESS_IMAGES = 8
 PROBES = 3
 FEW_IMAGES = 16
+BUDGET_IMAGES = 96
 USUAL = 640  # pixels on a side
 LARGE = 2  # times the area of that
 
@@ -68,7 +72,9 @@ class Options:
     pixels: Pixels = field(default_factory=Pixels)
     labels: tuple[str, ...] = ()
     keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
     max_float: int = 3
+    budget: float | None = None  # the most points that may be lost, by raising layers
     layout: Layout = "onchip"
     custom_ops: dict[str, str] = field(default_factory=dict)  # to the ONNX operation they compute
     target: dict[str, str] = field(default_factory=dict)  # the target's own, by name
@@ -178,13 +184,8 @@ def optimize(
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
-    if options.keep_float and not target.quant.raised:
-        raise UnsupportedError(
-            f"{target.name} computes in integers only: no layer can be kept in float",
-            "leave --keep-float out, or build for a chip that has floats",
-        )
     most = options.max_float if target.quant.raised else 0
-    decided = (options.keep_float, most)
+    decided = (options.keep_float, options.int16, most, options.budget)
     key = _key("optimize", parsed[0].key, target.quant, _digests(images), decided)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
@@ -202,7 +203,9 @@ def optimize(
 
         return make
 
-    regions = divide(model, head, target.quant, _known(options.keep_float, model))
+    floats = _raised(options.keep_float, "float", target, model)
+    wide = _raised(options.int16, "int16", target, model)
+    regions = divide(model, head, target.quant, floats)
     regions = _watching(regions, head)
     seen = observe(
         model,
@@ -214,9 +217,13 @@ def optimize(
     used, errors = len(images) - len(unread), sorted(unread.values())
     if not used:
         raise InputError(f"none of the {len(images)} calibration images can be read", errors[0])
-    plan = make_plan(model, regions, seen, target.quant, spec, images=used)
+    plan = make_plan(model, regions, seen, target.quant, spec, images=used, wide=wide)
     probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
-    chosen = choose_precision(model, head, spec, seen, plan, probes, most)
+    if options.budget is None:
+        chosen = choose_precision(model, head, spec, seen, plan, probes, most)
+    else:
+        search = Search.begin(model, head, spec, seen, plan, probes)
+        chosen = _within(search, options.budget, images, progress)
     found = _calibration_verdicts(used, errors, chosen)
     verdicts = _said(artifact.manifest.verdicts, found)
     return artifact.with_payloads(
@@ -319,6 +326,22 @@ def quantized(artifact: Artifact) -> Model:
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     regions = divide(model, head, plan.quant, plan.floats)
     return model.changed(emit(model, regions, plan, pixel=artifact.manifest.input.pixel))
+
+
+def _within(search: Search, budget: float, images: Sequence[Path], progress: Progress) -> Precision:
+    if not search.plan.quant.raised:
+        raise UnsupportedError(
+            "this chip computes in integers only: no layer can be raised",
+            "leave --auto-precision away",
+        )
+    step = max(1, len(images) // BUDGET_IMAGES)
+    photos = _photos(images[::step][:BUDGET_IMAGES], search.head.classes)
+    known = [p for p in photos if p.truth is not None]
+    photos = known if 2 * len(known) >= len(photos) else photos
+    loss = Loss(search.model, search.head, search.spec, photos)
+    return choose_within(
+        search, loss, budget, loss.unit, lambda tried: progress("precision", tried, 0)
+    )
 
 
 def _inputs(
@@ -443,17 +466,24 @@ def _labelled(head: HeadSpec, labels: tuple[str, ...]) -> HeadSpec:
     return replace(head, labels=labels) if labels else head
 
 
-def _known(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
-    """Return the layers that the user wants in float, if they are there."""
+def _raised(names: tuple[str, ...], kind: str, target: Target, model: Model) -> tuple[str, ...]:
+    """Return the layers that the user wants raised, by name or pattern, if the chip can."""
+    can = target.quant.raised
+    if names and not any(p.startswith(kind) for p in can):
+        raise UnsupportedError(
+            f"{target.name} has no layers in {kind}",
+            f"its layers can be raised to {' or '.join(can)}" if can else "it has integers only",
+        )
     found = [x.node for x in layers(model)]
-    missing = [n for n in names if n not in found]
+    chosen = [n for n in found if any(n == x or fnmatchcase(n, x) for x in names)]
+    missing = [x for x in names if not any(n == x or fnmatchcase(n, x) for n in found)]
     if missing:
         near = get_close_matches(missing[0], found, 3) or found[:3]
         raise InputError(
             f"the cut graph has no layer {', '.join(missing)}",
             f"such as {', '.join(near)}; onchip inspect FILE.onchip --layers lists a plan's",
         )
-    return names
+    return tuple(chosen)
 
 
 def _calibration_verdicts(

@@ -46,10 +46,20 @@ _model_options = _options(
     click.option("--letterbox", type=click.Choice(get_args(Letterboxing)), help="How photos fit."),
     click.option("--pad", type=click.IntRange(0, 255), help="Grey value around the photo."),
     click.option("--labels", help="Class names: a,b,c or a file with one per line."),
-    click.option("--layout", type=click.Choice(get_args(Layout)), default="onchip",
-                 show_default=True, help="Outputs; zoo: as rknn_model_zoo's C++ demos read them."),
-    click.option("--custom-op", "custom_ops", multiple=True, metavar="NAME=OP",
-                 help="An operation of your own, and the ONNX operation that computes the same."),
+    click.option(
+        "--layout",
+        type=click.Choice(get_args(Layout)),
+        default="onchip",
+        show_default=True,
+        help="Outputs; zoo: as rknn_model_zoo's C++ demos read them.",
+    ),
+    click.option(
+        "--custom-op",
+        "custom_ops",
+        multiple=True,
+        metavar="NAME=OP",
+        help="An operation of your own, and the ONNX operation that computes the same.",
+    ),
 )
 _photo_options = _options(
     click.option("-c", "--calibrate", "photos", help="Photos like those the camera will see."),
@@ -61,7 +71,11 @@ _target_options = _options(
                  help="An option of the target's own; onchip targets NAME lists them."),
 )  # fmt: skip
 _precision_options = _options(
-    click.option("--keep-float", help="Layers (nodes) to keep in float: a,b,c."),
+    click.option("--keep-float", help="Layers (nodes, or patterns) to keep in float: a,b*."),
+    click.option("--int16", help="Layers whose output gets 16 bits, where the chip can: a,b*."),
+    click.option("--auto-precision", "budget", type=click.FloatRange(0), metavar="BUDGET",
+                 help="Raise the fewest layers that keep the loss within so many points: of mAP on "
+                 "photos with labels, else of matched detections."),
     click.option("--max-float", type=click.IntRange(0), default=3, show_default=True,
                  help="The most layers that onchip itself may keep in float."),
 )  # fmt: skip
@@ -190,6 +204,8 @@ def _read(given: dict[str, Any]) -> Options:
         ),
         labels=names(given.get("labels")),
         keep_float=names(given.get("keep_float")),
+        int16=names(given.get("int16")),
+        budget=given.get("budget"),
         max_float=given.get("max_float", 3),
         layout=given.get("layout", "onchip"),
         custom_ops=_pairs(given.get("custom_ops", ()), "--custom-op"),

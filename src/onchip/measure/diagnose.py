@@ -29,7 +29,7 @@ IMAGES = 8
 RECALIBRATE = 32
 FEW = 16
 BETTER = 0.1  # by how much more must match for an alternative to count
-PIXELS_BETTER = 1.25  # by how much better the network must see with other pixels
+PIXELS_BETTER = 1.15  # by how much better the network must see with other pixels
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 

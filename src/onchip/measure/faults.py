@@ -91,7 +91,7 @@ def find_faults(
     found = []
     for done, error in enumerate(suspects):
         progress(done, len(suspects))
-        win, near = measure(_repaired(quantized, model, error)) - base
+        win, near = (measure(_repaired(quantized, model, error)) - base).tolist()
         why = _why(error, head)
         found.append(Fault(error.node, error.tensor, *why, round(win, 4), round(near, 2)))
     progress(len(suspects), len(suspects))

@@ -14,6 +14,8 @@ from onchip.quantize import weights as rounding
 from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
 from onchip.quantize.regions import CLAMPS, Regions
 
+SIXTEEN = "com.microsoft"  # the standard's own QuantizeLinear has 16 bits only from opset 21 on
+
 
 def emit(
     model: Model,
@@ -37,7 +39,7 @@ def emit(
     proto.CopyFrom(model.proto)
     graph = proto.graph
     tensors = {t.name: t for t in plan.tensors if whole or t.rounded}
-    layers = {x.node: x for x in plan.layers if x.precision == "int8"}
+    layers = {x.node: x for x in plan.layers if x.precision in ("int8", "int16")}
     nodes: list[onnx.NodeProto] = []
     made: list[onnx.TensorProto] = []
     entry = graph.input[0].name
@@ -58,6 +60,8 @@ def emit(
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(made)
+    if any(t.bits == 16 for t in tensors.values()):
+        proto.opset_import.append(helper.make_opsetid(SIXTEEN, 1))
     _drop_unused(graph)
     del graph.value_info[:]
     return proto
@@ -114,14 +118,19 @@ def _round(
     plan: QuantPlan,
     made: list[onnx.TensorProto],
 ) -> list[onnx.NodeProto]:
-    kind = np.int8 if plan.quant.activation_signed else np.uint8
+    kind = np.dtype(f"{'' if plan.quant.activation_signed else 'u'}int{tensor.bits}")
+    domain = {"domain": SIXTEEN} if tensor.bits == 16 else {}
     scale, zero = f"{name}/scale", f"{name}/zero"
     made.append(numpy_helper.from_array(np.asarray(tensor.scale, np.float32), scale))
     made.append(numpy_helper.from_array(np.asarray(tensor.zero, kind), zero))
     codes = f"{name}/codes"
     return [
-        helper.make_node("QuantizeLinear", [source, scale, zero], [codes], f"{name}/quantize"),
-        helper.make_node("DequantizeLinear", [codes, scale, zero], [target], f"{name}/dequantize"),
+        helper.make_node(
+            "QuantizeLinear", [source, scale, zero], [codes], f"{name}/quantize", **domain
+        ),
+        helper.make_node(
+            "DequantizeLinear", [codes, scale, zero], [target], f"{name}/dequantize", **domain
+        ),
     ]
 
 
@@ -141,8 +150,10 @@ def _weights(
     bias = -shift
     if len(node.input) > 2 and node.input[2]:
         bias = np.asarray(model.constants[node.input[2]], np.float64) - shift
-    bias_scales = (np.float32(step) * scales).astype(np.float32)
     limit = (1 << 31) - 1
+    # only inputs of 16 bits have steps so fine that a bias could overflow
+    needed = np.abs(bias) / (limit / 2)
+    bias_scales = np.maximum(np.float32(step) * scales, needed).astype(np.float32)
     bias_codes = np.clip(np.rint(bias / bias_scales), -limit, limit).astype(np.int32)
     codes = rounding.codes(values, scales, plan.quant)
     weight_name, bias_name = f"{node.name}/weight", f"{node.name}/bias"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 
 from onchip.graph.read import Model
 from onchip.quantize import weights as rounding
@@ -26,6 +27,7 @@ class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     zero: int
     sqnr_db: float
     group: str  # the tensor whose range it shares; its own name where it has one of its own
+    bits: int = 8
     rounded: bool = True  # False inside a layer that the chip fuses: the scale is for its compiler
 
 
@@ -33,7 +35,7 @@ class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One layer's precision, with the weight scales (per output channel) and bias correction."""
 
     node: str
-    precision: str  # "int8" or "float32"
+    precision: str  # "int8", "int16" (its output; weights stay in 8 bits) or a float
     reason: str
     scales: tuple[float, ...] = ()
     bias_shift: tuple[float, ...] = ()
@@ -50,7 +52,12 @@ class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def floats(self) -> tuple[str, ...]:
         """Nodes of the layers that stay in float."""
-        return tuple(x.node for x in self.layers if x.precision != "int8")
+        return tuple(x.node for x in self.layers if not x.precision.startswith("int"))
+
+    @property
+    def wide(self) -> tuple[str, ...]:
+        """Nodes of the layers whose output has 16 bits."""
+        return tuple(x.node for x in self.layers if x.precision == "int16")
 
     def describe(self) -> str:
         """The plan as text: one line per layer and per tensor."""
@@ -76,6 +83,7 @@ def make_plan(
     *,
     images: int,
     reasons: Mapping[str, str] | None = None,
+    wide: Sequence[str] = (),
 ) -> QuantPlan:
     """Decide scales, zero points and bias corrections.
 
@@ -87,8 +95,10 @@ def make_plan(
         spec: the input; one with uniform pixels is coded by the pixels themselves.
         images: how many images were observed.
         reasons: why a layer stays in float, by node.
+        wide: nodes of the layers whose output gets 16 bits.
     """
-    ranges = _ranges(model, regions, seen, quant, spec)
+    sixteen = _sixteen(regions, wide)
+    ranges = _ranges(model, regions, seen, quant, spec, sixteen)
     tensors = tuple(
         TensorPlan(
             name=t,
@@ -96,20 +106,31 @@ def make_plan(
             zero=ranges[regions.groups[t]].zero,
             sqnr_db=ranges[regions.groups[t]].sqnr_db,
             group=regions.groups[t],
+            bits=16 if regions.groups[t] in sixteen else quant.bits,
         )
         for t in regions.tensors
     )
     tensors += _fused(regions, seen, quant)
     planned = {t.name: t for t in tensors}
     layers = tuple(
-        _layer_plan(x, model, seen, quant, planned.get(x.data))
+        _layer_plan(x, model, seen, quant, planned.get(x.data), x.node in wide)
         if x.node in regions.integer
         else LayerPlan(
-            node=x.node, precision="float32", reason=(reasons or {}).get(x.node, NO_KERNEL)
+            node=x.node, precision=_float(quant), reason=(reasons or {}).get(x.node, NO_KERNEL)
         )
         for x in regions.layers
     )
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)
+
+
+def _float(quant: QuantSpec) -> str:
+    return next((p for p in quant.raised if p.startswith("float")), "float32")
+
+
+def _sixteen(regions: Regions, wide: Sequence[str]) -> frozenset[str]:
+    """The groups of tensors that get 16 bits: what the wide layers make."""
+    made = {t for x in regions.layers if x.node in wide for t in (x.raw, x.output)}
+    return frozenset(regions.groups[t] for t in made if t in regions.groups)
 
 
 def _fused(regions: Regions, seen: Mapping[str, Stats], quant: QuantSpec) -> tuple[TensorPlan, ...]:
@@ -127,12 +148,15 @@ def _ranges(
     seen: Mapping[str, Stats],
     quant: QuantSpec,
     spec: InputSpec,
+    sixteen: frozenset[str],
 ) -> dict[str, Range]:
     members: dict[str, list[str]] = {}
     for tensor, root in regions.groups.items():
         members.setdefault(root, []).append(tensor)
     found: dict[str, Range] = {}
+    eight, more = quant, replace(quant, bits=16, barred_zero=None)
     for root, names in members.items():
+        quant = more if root in sixteen else eight
         if spec.name in names and spec.uniform:
             found[root] = _pixels(spec, quant)
         elif all(_is_sigmoid(model, n) for n in names):
@@ -175,12 +199,14 @@ def _layer_plan(
     seen: Mapping[str, Stats],
     quant: QuantSpec,
     data: TensorPlan | None,
+    wide: bool,
 ) -> LayerPlan:
     weight = np.asarray(model.constants[model.producers[layer.raw].input[1]], np.float32)
     largest = None
     if data is not None:
         high = by_channel(model, seen, layer.data, lambda s: s.high)
-        largest = None if high is None else _largest_codes(high, data, quant)
+        known = high is not None and data.bits == quant.bits
+        largest = _largest_codes(high, data, quant) if known and high is not None else None
     scales = rounding.scales(weight, quant, largest)
     codes = rounding.codes(weight, scales, quant)
     rounded = codes * scales.reshape((-1,) + (1,) * (weight.ndim - 1))
@@ -190,7 +216,7 @@ def _layer_plan(
         shift = tuple(float(v) for v in bias_shift(weight, rounded, means))
     return LayerPlan(
         node=layer.node,
-        precision="int8",
+        precision="int16" if wide else "int8",
         reason="" if shift else "bias not corrected: the means of its input are not known",
         scales=tuple(float(v) for v in scales),
         bias_shift=shift,

@@ -37,7 +37,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """What stays the same while layers are raised."""
 
     model: Model
@@ -47,6 +47,20 @@ class _Search:
     plan: QuantPlan
     probes: Tensors
     wanted: Sequence[Mapping[str, Array]]
+
+    @classmethod
+    def begin(
+        cls,
+        model: Model,
+        head: HeadSpec,
+        spec: InputSpec,
+        seen: Mapping[str, Stats],
+        plan: QuantPlan,
+        probes: Tensors,
+    ) -> "Search":
+        """Run the float network on the probes, once."""
+        run = Runner(model.bytes)
+        return cls(model, head, spec, seen, plan, probes, [run(t) for t in probes])
 
     def plan_with(self, floats: Mapping[str, str]) -> QuantPlan:
         """The plan with layers in float, given as node to reason."""
@@ -59,7 +73,13 @@ class _Search:
             self.spec,
             images=self.plan.images,
             reasons=floats,
+            wide=self.plan.wide,
         )
+
+    def graph(self, plan: QuantPlan) -> bytes:
+        """The plan as a graph that takes float inputs."""
+        regions = divide(self.model, self.head, plan.quant, plan.floats)
+        return bytes(emit(self.model, regions, plan).SerializeToString())
 
     def loss(self, plan: QuantPlan) -> float:
         """How far the plan's scores are from the float network's."""
@@ -108,14 +128,13 @@ def choose_precision(
         probes: a few inputs on which to measure.
         limit: the most layers to raise.
     """
-    run = Runner(model.bytes)
-    search = _Search(model, head, spec, seen, plan, probes, [run(t) for t in probes])
+    search = Search.begin(model, head, spec, seen, plan, probes)
     loss = search.loss(plan)
     if loss <= GATE or not limit:
-        return Precision(plan, loss, _warning(loss))
+        return Precision(plan, loss, warning(loss))
     floats = dict.fromkeys(plan.floats, "kept in float by the user")
     best, best_loss = plan, loss
-    for layers in _candidates(search, limit):
+    for layers in candidates(search, limit):
         nodes = {x.node: "" for x in layers}
         trial = search.plan_with(floats | nodes)
         if (reached := search.loss(trial)) < best_loss:
@@ -123,17 +142,17 @@ def choose_precision(
         if best_loss <= GATE:
             break
     if best is plan:
-        return Precision(plan, loss, _warning(loss))
+        return Precision(plan, loss, warning(loss))
     raised = [n for n in best.floats if n not in floats]
     reason = f"kept in float: brings the score error from {loss:.0%} to {best_loss:.0%}"
     best = search.plan_with(floats | dict.fromkeys(raised, reason))
     text = f"{', '.join(raised)} stay in float: "
     text += f"the score error falls from {loss:.0%} to {best_loss:.0%}"
     verdict = Verdict(code="layers_in_float", message=text)
-    return Precision(best, best_loss, (verdict, *_warning(best_loss)))
+    return Precision(best, best_loss, (verdict, *warning(best_loss)))
 
 
-def _warning(loss: float) -> tuple[Verdict, ...]:
+def warning(loss: float) -> tuple[Verdict, ...]:
     if loss <= GATE:
         return ()
     text = f"the quantized scores stray {loss:.0%} from the float ones: run onchip verify"
@@ -161,7 +180,7 @@ def _scores(head: HeadSpec, tensors: Mapping[str, Array], size: tuple[int, int])
     return np.concatenate([decode.scores(level).ravel() for level in levels])
 
 
-def _candidates(search: _Search, limit: int) -> Iterator[tuple[Layer, ...]]:
+def candidates(search: Search, limit: int) -> Iterator[tuple[Layer, ...]]:
     """Yield sets of at most `limit` layers around the tensors that suffer most in few bits."""
     regions = divide(search.model, search.head, search.plan.quant, search.plan.floats)
     layers = {x.node: x for x in regions.layers if x.node in regions.integer}

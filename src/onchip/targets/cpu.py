@@ -23,6 +23,7 @@ class Cpu(Target):
     title = "CPU (ONNX Runtime)"
     verified = "run on x86-64 without VNNI; not on Arm"
     quant = QuantSpec(
+        raised=("float32", "int16"),
         pair_limit=32767,  # AVX2 adds pairs of products in 16 bits
         ops=frozenset(
             {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "Relu", "MaxPool", "Resize"}

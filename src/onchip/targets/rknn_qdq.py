@@ -1,7 +1,5 @@
 """Our plan as the QDQ graph that rknn-toolkit2 takes over scale by scale."""
 
-from collections.abc import Collection
-
 import numpy as np
 import onnx
 from msgspec.structs import replace
@@ -12,7 +10,7 @@ from onchip.graph.read import Model
 from onchip.quantize.emit import emit
 from onchip.quantize.plan import QuantPlan
 from onchip.quantize.ranges import fit
-from onchip.quantize.regions import WEIGHTED, divide
+from onchip.quantize.regions import divide
 from onchip.spec import HeadSpec
 
 OPSET = 19  # the newest that the SDK reads
@@ -23,12 +21,13 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> onnx.ModelProto:
     """Return a plan as the SDK's compiler wants it.
 
     It dies where a convolution's output has no scale, so that the ones that the chip does not
-    round are written too. It widens the scale of weights by 128/127 and rounds them again: they
+    round are written too; and where integers and floats read one dequantized tensor, so that each
+    raised layer gets its own. It widens the scale of weights by 128/127 and rounds them again: they
     are written so that this gives back the plan's own codes.
     """
     regions = divide(model, head, plan.quant, plan.floats)
     proto = emit(model, regions, _with_whole_sums(model, head, plan), whole=True)
-    _part_readers(proto, regions.integer)
+    _part(proto, {n.name for n in model.proto.graph.node} - regions.integer)
     tensors = {t.name: t for t in proto.graph.initializer}
     for name, codes in tensors.items():
         if name.endswith("/weight/codes"):
@@ -39,25 +38,6 @@ def written(model: Model, head: HeadSpec, plan: QuantPlan) -> onnx.ModelProto:
             codes.CopyFrom(numpy_helper.from_array(wide, name))
             scale.CopyFrom(numpy_helper.from_array(steps.astype(np.float32), scale.name))
     return lowered(proto)
-
-
-def _part_readers(proto: onnx.ModelProto, integer: Collection[str]) -> None:
-    """Dequantize apart what layers in float read: the SDK makes all readers of a tensor alike."""
-    nodes: list[onnx.NodeProto] = []
-    dequantized: dict[str, onnx.NodeProto] = {}
-    for node in proto.graph.node:
-        if node.op_type == "DequantizeLinear":
-            dequantized[node.output[0]] = node
-        elif node.op_type in WEIGHTED and node.name not in integer:
-            made = onnx.NodeProto()
-            made.CopyFrom(dequantized.get(node.input[0], made))
-            if made.op_type:
-                made.name, made.output[0] = f"{node.name}/values", f"{node.name}/values"
-                node.input[0] = made.output[0]
-                nodes.append(made)
-        nodes.append(node)
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
 
 
 def _with_whole_sums(model: Model, head: HeadSpec, plan: QuantPlan) -> QuantPlan:
@@ -73,6 +53,23 @@ def _with_whole_sums(model: Model, head: HeadSpec, plan: QuantPlan) -> QuantPlan
         for t in plan.tensors
     )
     return replace(plan, tensors=tensors)
+
+
+def _part(proto: onnx.ModelProto, floats: set[str]) -> None:
+    """Dequantize a tensor once more for every float node that reads it."""
+    sources = {n.output[0]: n for n in proto.graph.node if n.op_type == "DequantizeLinear"}
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            if node.name in floats and name in sources:
+                again = onnx.NodeProto()
+                again.CopyFrom(sources[name])
+                again.name, again.output[0] = f"{node.name}/{index}/again", f"{node.name}/{index}"
+                node.input[index] = again.output[0]
+                nodes.append(again)
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def lowered(proto: onnx.ModelProto) -> onnx.ModelProto:
