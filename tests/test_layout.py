@@ -76,13 +76,7 @@ def test_a_family_without_a_demo(name: str, tmp_path: Path) -> None:
     assert "yolov5, yolov6, yolov8, yolox" in refused.value.hint
 
 
-UNWATCHED = pytest.mark.xfail(
-    raises=KeyError,
-    reason="diagnose observes with divide()'s regions, which do not watch a head's joined tensor",
-)
-
-
-@pytest.mark.parametrize("name", ["yolov8", "yolov5", pytest.param("yolox", marks=UNWATCHED)])
+@pytest.mark.parametrize("name", ["yolov8", "yolov5", "yolox"])
 def test_a_layout_goes_through_every_verb(name: str, photos: Path, cli: Cli) -> None:
     onnx.save(graphs.BUILDERS[name](), cli.folder / "m.onnx")
     done = cli("build", "m.onnx", "-c", photos, "--layout", "zoo", "-o", "z.onchip")

@@ -227,6 +227,13 @@ def children(process: int) -> list[int]:
     return found
 
 
+def command_of(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
 def test_an_sdk_that_is_killed(data: Path, cli: Cli) -> None:
     photos = data / "coco" / "images" / "val2017"
     arguments = [data / "models" / "yolov8n.onnx", "-t", "rk3588", "-c", photos, "--images", 8]
@@ -236,8 +243,8 @@ def test_an_sdk_that_is_killed(data: Path, cli: Cli) -> None:
     workers: list[int] = []
     while not workers and process.poll() is None:
         time.sleep(0.1)
-        workers = children(process.pid)
-    time.sleep(1.0)  # it is loading or building
+        workers = [c for c in children(process.pid) if b"rknn_calls" in command_of(c)]
+    time.sleep(0.5)  # it is loading or building
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 4, errors

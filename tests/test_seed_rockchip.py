@@ -10,7 +10,6 @@ import pytest
 
 from onchip.artifact import Artifact, load
 from onchip.build import Options, build, parse
-from onchip.dataset import samples
 from onchip.dataset.samples import unlabelled
 from onchip.errors import ToolError
 from onchip.graph.pixels import Pixels
@@ -141,16 +140,6 @@ def test_7_red_and_blue_changed_over(data: Path) -> None:
     assert right.manifest.input.color == "rgb"  # as the model says: there is no flag to forget
     found = {v.code: v.message for v in changed_over(data).manifest.verdicts}
     assert "color bgr was given, the model says rgb" in found["pixels_contradict"]
-
-
-@pytest.mark.xfail(
-    reason="it costs yolov8n 0.03 of 0.50 mAP: less than measure/diagnose.py calls a mismatch"
-)
-def test_7_verify_names_it_too(data: Path) -> None:
-    whole = samples.load(data / "coco" / "data.yaml", "val")
-    some = samples.Dataset(tuple(whole.samples[::8][:16]), whole.labels)
-    proof = verify(changed_over(data), some, labelled=True)
-    assert any("rgb instead of bgr" in c.message for c in proof.causes)
 
 
 @pytest.mark.rknn

@@ -4,7 +4,6 @@ Each stage is a function from an artifact to a fuller one, and records the diges
 into it. A stage whose digest is that of the record in the older artifact is taken from there.
 """
 
-import dataclasses
 import hashlib
 import time
 import zipfile
@@ -39,7 +38,7 @@ from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.precision import Precision, Search, choose_precision
-from onchip.quantize.regions import Regions, divide, layers
+from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Job, Target
@@ -206,7 +205,6 @@ def optimize(
     floats = _raised(options.keep_float, "float", target, model)
     wide = _raised(options.int16, "int16", target, model)
     regions = divide(model, head, target.quant, floats)
-    regions = _watching(regions, head)
     seen = observe(
         model,
         head,
@@ -353,13 +351,6 @@ def _inputs(
             yield prepare(read_image(path), spec)[0]
         except InputError:  # counted, and said, when the plan was made
             continue
-
-
-def _watching(regions: Regions, head: HeadSpec) -> Regions:
-    """Also watch the head's tensors that follow from others: attention looks at them."""
-    derived = {name: of for name, of in regions.derived.items() if name not in head.outputs}
-    watched = tuple(dict.fromkeys([*regions.watched, *head.outputs]))
-    return dataclasses.replace(regions, watched=watched, derived=derived)
 
 
 def _few(images: Sequence[Path]) -> list[Path]:

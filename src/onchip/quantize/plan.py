@@ -159,7 +159,7 @@ def _ranges(
         quant = more if root in sixteen else eight
         if spec.name in names and spec.uniform:
             found[root] = _pixels(spec, quant)
-        elif all(_is_sigmoid(model, n) for n in names):
+        elif all(_is_unit(model, n) for n in names):
             found[root] = Range(*fit(0.0, 1.0, quant), 0.0)
         else:
             stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
@@ -173,8 +173,12 @@ def _pixels(spec: InputSpec, quant: QuantSpec) -> Range:
     return Range(1.0 / spec.std[0], quant.qmin, 99.0)
 
 
-def _is_sigmoid(model: Model, tensor: str) -> bool:
-    return tensor in model.producers and model.producers[tensor].op_type == "Sigmoid"
+def _is_unit(model: Model, tensor: str) -> bool:
+    """Whether a tensor is 0 to 1 by what makes it: a sigmoid, or a clip to that."""
+    node = model.producers.get(tensor)
+    if node is None or node.op_type != "Clip":
+        return node is not None and node.op_type == "Sigmoid"
+    return [model.constants.get(n) for n in node.input[1:]] == [0, 1]
 
 
 def _sources(model: Model, seen: Mapping[str, Stats], names: Sequence[str]) -> list[Stats]:

@@ -127,8 +127,14 @@ def divide(model: Model, head: HeadSpec, quant: QuantSpec, floats: Iterable[str]
         fused=tuple(x.raw for x in fused),
         groups=_groups(model, integer, quant, tensors),
         reads=_reads(model, found, head, integer),
-        watched=tuple(dict.fromkeys([*(x.raw for x in found), *_sources(model, found)])),
-        derived={x.output: (x.raw, x.activation) for x in found if x.activation},
+        watched=tuple(
+            dict.fromkeys([*(x.raw for x in found), *_sources(model, found), *head.outputs])
+        ),
+        derived={
+            x.output: (x.raw, x.activation)
+            for x in found
+            if x.activation and x.output not in head.outputs  # attention looks at those itself
+        },
     )
 
 
