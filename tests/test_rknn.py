@@ -244,7 +244,9 @@ def test_an_sdk_that_is_killed(data: Path, cli: Cli) -> None:
     while not workers and process.poll() is None:
         time.sleep(0.1)
         workers = [c for c in children(process.pid) if b"rknn_calls" in command_of(c)]
-    time.sleep(0.5)  # it is loading or building
+    log = Path(f"/proc/{workers[0]}/cwd/worker.log")
+    while not log.exists() or b"building" not in log.read_bytes():
+        time.sleep(0.02)
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 4, errors
