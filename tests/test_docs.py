@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 from onchip.demo.scenes import write
+from onchip.targets.target import get
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +66,8 @@ def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     for line in commands(ROOT / "README.md"):
         if line.startswith("make "):  # what runs this test
+            continue
+        if "-t rk3588" in line and not get("rk3588").version():  # the SDK is not installed
             continue
         done = run(line, tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

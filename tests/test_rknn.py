@@ -416,3 +416,51 @@ def test_other_layouts_of_the_zoo(name: str, chip: str, photos: Path, tmp_path: 
     assert [t.dtype for t in program.outputs] == ["int8"] * 3
     photo = find_images(photos)[0]
     assert similarity(tensors(artifact, photo), float_tensors(artifact, photo)) > 0.98
+
+
+def test_several_targets_side_by_side(tiny: Path, photos: Path, cli: Cli) -> None:
+    found = json.loads(cli("build", tiny, "-t", "rk3588,cpu,rk3566", "-c", photos, "--json").stdout)
+    assert [b["target"] for b in found["builds"]] == ["rk3588", "cpu", "rk3566"]
+    for chip in ("rk3588", "cpu", "rk3566"):
+        assert load(cli.folder / f"tiny.{chip}.onchip").manifest.target == chip
+    again = cli("build", tiny, "-t", "rk3588,cpu", "-c", photos, "--memory", 2500).stdout
+    assert again.count("skipped (nothing changed)") == 6
+
+
+def test_of_several_targets_the_one_that_fails_is_told_and_the_others_are_kept(
+    tiny: Path, photos: Path, cli: Cli
+) -> None:
+    arguments = ["build", tiny, "-t", "rv1106,cpu", "-c", photos, "--keep-float", "*Conv"]
+    assert "rv1106 has no layers in float" in cli(*arguments, code=3).stderr
+    assert load(cli.folder / "tiny.cpu.onchip").payloads["program"]
+    assert not (cli.folder / "tiny.rv1106.onchip").exists()
+    assert "no target" in cli("build", tiny, "-t", ",", "-c", photos, code=2).stderr
+
+
+def test_interrupting_several_builds_ends_every_sdk(data: Path, cli: Cli) -> None:
+    photos = data / "coco" / "images" / "val2017"
+    model = data / "models" / "yolov8n.onnx"
+    command = [sys.executable, "-m", "onchip", "build", str(model), "-t", "rk3588,rk3566"]
+    command += ["-c", str(photos), "--images", "32", "-o", "."]
+    process = subprocess.Popen(command, cwd=cli.folder, stderr=subprocess.PIPE, text=True)
+    workers: list[int] = []
+    while len(workers) < 2 and process.poll() is None:
+        time.sleep(0.1)
+        workers = [c for c in children(process.pid) if b"rknn_calls" in command_of(c)]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors and "Traceback" not in errors
+    assert not any(Path(f"/proc/{w}").exists() for w in workers)
+    assert not list(cli.folder.iterdir())
+
+
+def test_the_sdks_own_analysis_is_joined(tiny: Path, photos: Path, cli: Cli) -> None:
+    cli("build", tiny, "-t", "rk3588", "-c", photos, "-O", "quantizer=vendor", "-o", "a.onchip")
+    found = json.loads(cli("analyze", "a.onchip", "-c", photos, "--json").stdout)
+    joined = [x["vendor"] for x in found["layers"] if x["vendor"]]
+    assert len(joined) > len(found["layers"]) / 2
+    assert all(0 < v["own"]["cosine"] <= 1 for v in joined)
+    assert "vendor own" in cli("analyze", "a.onchip", "-c", photos).stdout
+    cli("build", tiny, "-t", "rk3588", "-c", photos, "-O", "quantizer=onchip", "-o", "b.onchip")
+    assert "no analysis of the SDK's own" in cli("analyze", "b.onchip", "-c", photos).stdout

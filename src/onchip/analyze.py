@@ -18,7 +18,7 @@ from onchip.targets import target as targets
 from onchip.targets.target import VendorError
 from onchip.vision.preprocess import prepare, read_image
 
-LOOKED_AT = 4  # images for the layers; their own errors differ little from image to image
+LOOKED_AT = 8  # images for the layers
 SOUND = 0.9  # the agreement from which the head's codes are not suspected
 WORTH = 0.5  # dB, or
 WORTH_SEEN = 0.03  # of agreement, that a repair must win to be called a fault

@@ -8,6 +8,7 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 from msgspec.structs import replace
 
 import onchip
@@ -41,7 +43,7 @@ from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Job, Target
+from onchip.targets.target import Job, Target, Task
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -94,14 +96,21 @@ def build(
     Where the last one fails, `keep` is given what is done, with the compiler's log.
     """
     options = options or Options()
-    targets.get(target).settings(options.target)
-    parsed = parse(source, target, images, options=options, older=older, progress=progress)
-    planned = optimize(parsed, images, options=options, older=older, progress=progress)
+    chip = targets.get(target)
+    settings = chip.settings(options.target)
+    made = parse(source, target, images, options=options, older=older, progress=progress)
+    key = _optimize_key(made, chip, images, options)
+    task = _task(made, images, settings, _compile_key(key, chip, settings, images), progress)
+    begun = _finished(older, "optimize", key) is not None  # then there is nothing to wait for
     try:
-        return compile_(planned, images, options=options, older=older, progress=progress)
+        with nullcontext() if begun else chip.ahead(task) as ahead:
+            made = optimize(made, images, options=options, older=older, progress=progress)
+            return compile_(
+                made, images, options=options, older=older, progress=progress, ahead=ahead
+            )
     except ToolError as error:
         log = {"log": ("compile.log", error.log.encode())} if error.log else {}
-        keep(planned.with_payloads(log))
+        keep(made.with_payloads(log))
         raise
 
 
@@ -184,8 +193,7 @@ def optimize(
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
     most = options.max_float if target.quant.raised else 0
-    decided = (options.keep_float, options.int16, most, options.budget)
-    key = _key("optimize", parsed[0].key, target.quant, _digests(images), decided)
+    key = _optimize_key(artifact, target, images, options)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
     started = time.perf_counter()
@@ -215,7 +223,8 @@ def optimize(
     used, errors = len(images) - len(unread), sorted(unread.values())
     if not used:
         raise InputError(f"none of the {len(images)} calibration images can be read", errors[0])
-    plan = make_plan(model, regions, seen, target.quant, spec, images=used, wide=wide)
+    said = dict.fromkeys(floats, "kept in float by the user")
+    plan = make_plan(model, regions, seen, target.quant, spec, images=used, reasons=said, wide=wide)
     probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
     if options.budget is None:
         chosen = choose_precision(model, head, spec, seen, plan, probes, most)
@@ -238,6 +247,7 @@ def compile_(
     options: Options | None = None,
     older: Artifact | None = None,
     progress: Progress = silent,
+    ahead: object = None,
 ) -> Artifact:
     """Write the plan as a graph and have the target compile it.
 
@@ -247,6 +257,7 @@ def compile_(
         options: what the user decided.
         older: an artifact of an earlier run.
         progress: is told how far it is.
+        ahead: what the target began while the plan was made.
 
     Raises:
         InputError: there is no plan yet, or an option is wrong.
@@ -257,26 +268,13 @@ def compile_(
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     stages = artifact.manifest.stages[:2]
     settings = target.settings(given)
-    seen = _digests(images) if target.uses_photos else []
-    key = _key("compile", stages[1].key, target.version(), settings, seen)
+    key = _compile_key(stages[1].key, target, settings, images)
     if (done := _finished(older, "compile", key)) is not None:
         return done
     started = time.perf_counter()
     progress("compile", 0, 1)
-    model, spec, head = cut_model(artifact), artifact.manifest.input, artifact.manifest.head
-    made = target.compile(
-        Job(
-            model=model,
-            head=head,
-            input=spec,
-            plan=plan,
-            qdq=quantized(artifact).bytes,
-            options=settings,
-            photos=lambda wanted, count: _inputs(images, wanted, count),
-            progress=progress,
-            key=key,
-        )
-    )
+    task = _task(artifact, images, settings, key, progress)
+    made = target.compile(Job(**vars(task), plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
     return artifact.with_payloads(
         {"program": (f"program.{made.suffix}", made.payload), **made.extras},
@@ -285,6 +283,20 @@ def compile_(
         stages=(*stages, _record("compile", key, started, **made.notes)),
         tools={**artifact.manifest.tools, **made.tools},
         verdicts=_said(artifact.manifest.verdicts, made.verdicts),
+    )
+
+
+def _task(
+    artifact: Artifact, images: Sequence[Path], settings: Struct, key: str, progress: Progress
+) -> Task:
+    return Task(
+        model=cut_model(artifact),
+        head=artifact.manifest.head,
+        input=artifact.manifest.input,
+        options=settings,
+        photos=lambda wanted, count: _inputs(images, wanted, count),
+        progress=progress,
+        key=key,
     )
 
 
@@ -515,6 +527,20 @@ def _record(name: str, key: str, started: float, **notes: str) -> Stage:
 
 def _digests(images: Sequence[Path]) -> list[bytes]:
     return [hashlib.blake2b(p.read_bytes(), digest_size=32).digest() for p in images]
+
+
+def _optimize_key(
+    parsed: Artifact, target: Target, images: Sequence[Path], options: Options
+) -> str:
+    most = options.max_float if target.quant.raised else 0
+    decided = (options.keep_float, options.int16, most, options.budget)
+    before = parsed.manifest.stages[0].key
+    return _key("optimize", before, target.quant, _digests(images), decided)
+
+
+def _compile_key(before: str, target: Target, settings: Struct, images: Sequence[Path]) -> str:
+    seen = _digests(images) if target.uses_photos else []
+    return _key("compile", before, target.version(), settings, seen)
 
 
 def _key(*parts: object) -> str:

@@ -3,13 +3,14 @@
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from onchip.artifact import Artifact, check_writable, load, save
-from onchip.build import Options, build, compile_, optimize, parse
+from onchip.build import Options, Progress, build, compile_, optimize, parse
 from onchip.cli.options import as_json, command, names, size, some
 from onchip.cli.output import bars, print_json, print_text
 from onchip.errors import InputError
@@ -17,9 +18,11 @@ from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
 from onchip.report import data, text
 from onchip.spec import Color, Letterboxing
+from onchip.toolchains.worker import end_all
 from onchip.vision.preprocess import find_images
 
 IMAGES = 128
+BUILD_MB = 2500  # that one build takes at most, an SDK beside it included
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -89,26 +92,51 @@ _precision_options = _options(
 @_model_options
 @_precision_options
 @_target_options
+@click.option(
+    "--memory",
+    type=click.IntRange(1),
+    metavar="MB",
+    help="The most that several builds may take together; default: what is free.",
+)
 @as_json
-def build_verb(model: Path, target: str, output: Path | None, as_json: bool, **given: Any) -> None:
+def build_verb(
+    model: Path, target: str, output: Path | None, memory: int | None, as_json: bool, **given: Any
+) -> None:  # fmt: skip
     """Make a compiled .onchip file of an ONNX MODEL: parse, optimize and compile in one.
 
-    Stages whose inputs did not change since the last build into the same file are skipped.
+    Several targets (-t rk3588,rk3566,cpu) are built side by side, as many at once as the memory
+    allows, each into a file of its own: best.rk3588.onchip; -o is then a folder. Stages whose
+    inputs did not change since the last build into the same file are skipped.
     """
-    path = output or Path(f"{model.stem}.onchip")
-    older = _older(path)
-    photos = _photos(given)
-    with bars() as progress:
-        made = build(
+    chips = tuple(dict.fromkeys(names(target)))
+    if not chips:
+        raise InputError("no target", "name one: -t rk3588; onchip targets lists them")
+    paths = [_place(model, chip, output, alone=len(chips) == 1) for chip in chips]
+    older = [_older(p) for p in paths]
+    photos, options = _photos(given), _read(given)
+
+    def one(chip: str, path: Path, older: Artifact | None) -> Artifact:
+        return build(
             model,
-            target,
+            chip,
             photos,
-            options=_read(given),
+            options=options,
             older=older,
-            progress=progress,
+            progress=progress if len(chips) == 1 else _labelled(progress, chip),
             keep=lambda unfinished: save(unfinished, path),
         )
-    _finish(made, path, as_json)
+
+    with bars() as progress:
+        if len(chips) == 1:
+            made = one(chips[0], paths[0], older[0])
+        else:
+            with ThreadPoolExecutor(_at_once(len(chips), memory)) as pool:
+                builds = [pool.submit(one, *each) for each in zip(chips, paths, older, strict=True)]
+                _wait(builds)
+    if len(chips) == 1:
+        _finish(made, paths[0], as_json)
+    else:
+        _finish_all(builds, paths, as_json)
 
 
 @command("onchip parse best.onnx -t cpu -o best.onchip")
@@ -164,6 +192,33 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
     with bars() as progress:
         made = compile_(artifact, photos, options=_read(given), older=artifact, progress=progress)
     _finish(made, path, as_json)
+
+
+def _place(model: Path, chip: str, output: Path | None, *, alone: bool) -> Path:
+    if alone:
+        return output or Path(f"{model.stem}.onchip")
+    if output is not None and not output.is_dir():
+        raise InputError(f"{output} is not a folder", "several targets need one: -o FOLDER")
+    return (output or Path()) / f"{model.stem}.{chip}.onchip"
+
+
+def _at_once(builds: int, memory: int | None) -> int:
+    """How many builds fit into the memory that may be used."""
+    free = memory if memory is not None else _free_mb()
+    return max(1, min(builds, free // BUILD_MB))
+
+
+def _free_mb() -> int:
+    """The memory that this machine can give; where it does not say, enough for one build."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) >> 10
+    except (OSError, StopIteration, ValueError):
+        return BUILD_MB
+
+
+def _labelled(progress: Progress, chip: str) -> Progress:
+    return lambda what, done, total: progress(f"{chip} {what}", done, total)
 
 
 def _older(path: Path) -> Artifact | None:
@@ -232,6 +287,33 @@ def _finish(made: Artifact, path: Path, as_json: bool) -> None:
         print_json(data.build(made, path, _peak_rss_mb()))
     else:
         print_text(text.artifact(made, str(path)))
+
+
+def _wait(builds: Sequence["Future[Artifact]"]) -> None:
+    """Wait for all; when the user ends it, what runs in workers is ended at once."""
+    try:
+        wait(builds)
+    except BaseException:
+        for build_ in builds:
+            build_.cancel()
+        while wait(builds, timeout=0.2).not_done:
+            end_all()
+        raise
+
+
+def _finish_all(builds: Sequence["Future[Artifact]"], paths: Sequence[Path], as_json: bool) -> None:
+    """Save and show what was built; the first that failed is told after the others."""
+    done = [(b.result(), p) for b, p in zip(builds, paths, strict=True) if b.exception() is None]
+    for made, path in done:
+        save(made, path)
+    failed = [error for b in builds if (error := b.exception()) is not None]
+    if as_json and not failed:
+        peak = _peak_rss_mb()
+        print_json({"builds": [data.build(m, p, peak) for m, p in done]})
+    elif not as_json and done:
+        print_text("\n\n".join(text.artifact(m, str(p)) for m, p in done))
+    if failed:
+        raise failed[0]
 
 
 def _peak_rss_mb() -> float:

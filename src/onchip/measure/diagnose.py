@@ -107,7 +107,9 @@ def _pixels(evidence: Evidence) -> Cause | None:
     """Would the network see better if its pixels were prepared another way?"""
     spec = evidence.input
     current = _sight(evidence, spec)
-    scores = {s: _sight(evidence, s) for s in _alternatives(spec)}
+    # without labels, values that are far too large look like being very sure
+    others = [*(_other_values(spec) if evidence.labelled else ()), *_alternatives(spec)]
+    scores = {s: _sight(evidence, s) for s in others}
     # letterbox kinds are close to each other: of those that are as good, the most usual
     best = next(s for s in scores if scores[s] >= 0.95 * max(scores.values()))
     gain = 0.05 if evidence.labelled else 0.2
@@ -122,10 +124,13 @@ def _pixels(evidence: Evidence) -> Cause | None:
     )
 
 
-def _alternatives(spec: InputSpec) -> Iterator[InputSpec]:
+def _other_values(spec: InputSpec) -> Iterator[InputSpec]:
     for mean, std in (UNIT, BYTES, IMAGENET, CENTERED):
         if (mean, std) != (spec.mean, spec.std):
             yield replace(spec, mean=mean, std=std)
+
+
+def _alternatives(spec: InputSpec) -> Iterator[InputSpec]:
     colors = {"rgb": "bgr", "bgr": "rgb"}
     for color in (spec.color, colors[spec.color]):
         for kind in ("center", "topleft", "stretch"):

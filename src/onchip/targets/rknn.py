@@ -6,8 +6,9 @@ does.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +21,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.artifact import Artifact
-from onchip.errors import InputError, OnchipError, ToolError
+from onchip.errors import InputError, OnchipError, ToolError, UnsupportedError
 from onchip.formats import rknn as rknn_file
 from onchip.spec import QuantSpec, Verdict
-from onchip.targets.target import Compiled, Job, Part, Session, Target
+from onchip.targets import rknn_analysis
+from onchip.targets.target import Compiled, Job, Part, Session, Target, Task, VendorError
 from onchip.toolchains import install
 from onchip.toolchains.known import explain
 from onchip.toolchains.worker import Worker
@@ -31,7 +33,8 @@ from onchip.toolchains.worker import Worker
 if TYPE_CHECKING:
     from onchip.graph.run import Array
 
-PROBES = 8  # photos on which what was built is compared with the float network
+PROBES = 16  # photos on which what was built is compared with the float network
+MARGIN = 0.02  # of agreement: what so few photos cannot tell apart; ours needs no SDK to read
 LOW = 0.5  # of that agreement: less is worth a warning
 TOOL = "rknn"
 
@@ -135,6 +138,22 @@ class Rknn(Target):
         digest = hashlib.blake2b(Path(path).read_bytes()).hexdigest() if path else ""
         return _Settled(**msgspec.structs.asdict(options), ops_digest=digest)
 
+    @contextmanager
+    def ahead(self, task: Task) -> Iterator[object]:
+        """Begin the SDK's own quantization, if it will be wanted: it takes longest."""
+        options = task.options
+        assert isinstance(options, RknnOptions)
+        if "vendor" not in _ways(task, options) or not self.version():
+            yield None
+            return
+        environment, started = install.ready(TOOL, options.sdk), list[Worker]()
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(_build, self.name, environment, task, options, "vendor", started)
+            try:
+                yield future
+            finally:
+                _end([future], started)
+
     def compile(self, job: Job) -> Compiled:
         """Build our plan and the vendor's quantization, and keep the better one.
 
@@ -144,9 +163,10 @@ class Rknn(Target):
         """
         options = _checked(job)
         environment = install.ready(TOOL, options.sdk)
-        built = _build_all(self.name, environment, job, options)
+        built, failed = _build_all(self.name, environment, job, options)
         try:
             best, verdicts = _better(job, built)
+            verdicts = (*verdicts, *failed)
             return self._compiled(job, options, environment.version, best, verdicts)
         finally:
             for one in built:
@@ -209,6 +229,30 @@ class Rknn(Target):
             return Board(program, tuple(o.name for o in made.outputs), options.core, self.cores)
         return _simulator(self.name, artifact, options)
 
+    def analysis(
+        self, artifact: Artifact, tensor: npt.NDArray[np.generic]
+    ) -> Mapping[str, VendorError]:
+        """The SDK's own accuracy analysis, which it makes only of what it quantized itself.
+
+        Raises:
+            UnsupportedError: the program follows onchip's plan.
+        """
+        if _way(artifact) != "vendor":
+            raise UnsupportedError(
+                "no analysis of the SDK's own: it makes one only of what it quantized itself"
+            )
+        with self.open(artifact) as session:
+            if not isinstance(session, Simulator):
+                raise UnsupportedError("no analysis of the SDK's own: a board does not make one")
+            pixels = np.asarray(tensor, np.float32)
+            shape = (1, 3, 1, 1)
+            mean, std = (
+                np.reshape(v, shape)
+                for v in (artifact.manifest.input.mean, artifact.manifest.input.std)
+            )
+            bytes_ = np.clip(np.rint(pixels * std + mean), 0, 255).astype(np.uint8)
+            return rknn_analysis.read(session.vendor_analysis(bytes_))
+
 
 @dataclass(frozen=True)
 class _Built:
@@ -268,7 +312,7 @@ def _raised(options: RknnOptions) -> list[str]:
     return [t.strip() for t in options.hybrid.split(",") if t.strip()]
 
 
-def _ways(job: Job, options: RknnOptions) -> list[str]:
+def _ways(job: Task, options: RknnOptions) -> list[str]:
     if options.quantizer != "auto":
         return [options.quantizer]
     if options.dtype != "w8a8":
@@ -276,7 +320,7 @@ def _ways(job: Job, options: RknnOptions) -> list[str]:
     return ["onchip", "vendor"] if options.hybrid or _has_photos(job) else ["onchip"]
 
 
-def _has_photos(job: Job) -> bool:
+def _has_photos(job: Task) -> bool:
     return any(True for _ in job.photos(job.input, 0))  # the first may be unreadable
 
 
@@ -304,28 +348,51 @@ def _unused(job: Job, options: RknnOptions) -> tuple[Verdict, ...]:
 
 def _build_all(
     chip: str, environment: install.Environment, job: Job, options: RknnOptions
-) -> list["_Built"]:
-    """Build every way side by side. When one fails, or the user ends it, none is left running."""
+) -> tuple[list["_Built"], list[Verdict]]:
+    """Build every way side by side; when the user ends it, none is left running.
+
+    Where one of two ways fails the other is taken, and a verdict says so.
+    """
     ways, started = _ways(job, options), list[Worker]()
     with ThreadPoolExecutor(len(ways)) as pool:
         futures = [
-            pool.submit(_build, chip, environment, job, options, way, started) for way in ways
+            job.ahead
+            if way == "vendor" and isinstance(job.ahead, Future)
+            else pool.submit(_build, chip, environment, job, options, way, started)
+            for way in ways
         ]
         try:
-            return [f.result() for f in futures]
+            wait(futures)
         except BaseException:
-            while wait(futures, timeout=0.1).not_done:  # one may only be about to start
-                for worker in started:
-                    worker.close()
-            for worker in started:
-                worker.close()
+            _end(futures, started)
             raise
+    errors = [f.exception() for f in futures]
+    built = [f.result() for f, e in zip(futures, errors, strict=True) if e is None]
+    failures = [(w, e) for w, e in zip(ways, errors, strict=True) if e is not None]
+    for _, error in failures:
+        if not built or not isinstance(error, ToolError):
+            for one in built:
+                one.worker.close()
+            raise error
+    return built, [
+        Verdict(code="way_failed", message=f"{_WAYS[w]} was not built: {e}", level="warning")
+        for w, e in failures
+    ]
+
+
+def _end(futures: Sequence["Future[_Built]"], started: Sequence[Worker]) -> None:
+    """End every worker, also one that is only about to start."""
+    while wait(futures, timeout=0.1).not_done:
+        for worker in started:
+            worker.close()
+    for worker in started:
+        worker.close()
 
 
 def _build(
     chip: str,
     environment: install.Environment,
-    job: Job,
+    job: Task,
     options: RknnOptions,
     way: str,
     started: list[Worker],
@@ -372,17 +439,20 @@ def _explained(error: OnchipError) -> OnchipError:
     return better
 
 
-def _model(job: Job, options: RknnOptions, way: str) -> bytes:
+def _model(job: Task, options: RknnOptions, way: str) -> bytes:
     from onchip.graph.layout import called, named_back
     from onchip.targets.rknn_qdq import lowered, written
 
-    ours = way == "onchip"
-    proto = written(job.model, job.head, job.plan) if ours else lowered(job.model.proto)
+    if way == "onchip":
+        assert isinstance(job, Job)
+        proto = written(job.model, job.head, job.plan)
+    else:
+        proto = lowered(job.model.proto)
     names = called(job.model) if options.ops else {}  # without classes: as the standard ones
     return bytes(named_back(proto, names).SerializeToString())
 
 
-def _calibration(job: Job, worker: Worker) -> int:
+def _calibration(job: Task, worker: Worker) -> int:
     """Write the calibration inputs where the SDK reads them: as they are, never letterboxed."""
     count = 0
     for tensor in job.photos(replace(job.input, dtype="uint8", layout="nchw"), 0):
@@ -401,7 +471,7 @@ def _packed(job: Job) -> bytes:
     return file.getvalue()
 
 
-def _config(chip: str, job: Job, options: RknnOptions) -> dict[str, Any]:
+def _config(chip: str, job: Task, options: RknnOptions) -> dict[str, Any]:
     return {
         "mean_values": [list(job.input.mean)],
         "std_values": [list(job.input.std)],
@@ -442,7 +512,8 @@ def _better(job: Job, built: Sequence[_Built]) -> tuple[_Built, tuple[Verdict, .
 
     with ThreadPoolExecutor(len(built)) as pool:
         found = list(pool.map(measure, built))
-    best = max(range(len(built)), key=lambda i: found[i])  # the first of equals: ours
+    trust = [v + MARGIN if one.way == "onchip" else v for one, v in zip(built, found, strict=True)]
+    best = trust.index(max(trust))
     figures = ", ".join(
         f"{_WAYS[one.way]} {value:.1%}" for one, value in zip(built, found, strict=True)
     )
@@ -463,21 +534,28 @@ def _simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator
     manifest = artifact.manifest
     model = read.Model(read.parse(artifact.payload("cut"), "cut.onnx"), manifest.source_sha256)
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
-    stage = artifact.stage("compile")
-    way = "onchip" if stage and stage.notes.get("quantizer", "").startswith("onchip") else "vendor"
-    way = "none" if options.quantizer == "none" else way
+    way = _way(artifact)
     photos = _unpacked(artifact) if way == "vendor" else np.zeros((0,))
     job = Job(
-        model,
-        manifest.head,
-        manifest.input,
-        plan,
-        b"",
-        options,
-        lambda spec, count: photos[:, None],
+        model=model,
+        head=manifest.head,
+        input=manifest.input,
+        options=options,
+        photos=lambda spec, count: photos[:, None],
+        plan=plan,
+        qdq=b"",
     )
     environment = install.ready(TOOL, manifest.tools.get("rknn-toolkit2", ""))
     return Simulator(_build(chip, environment, job, options, way, []))
+
+
+def _way(artifact: Artifact) -> str:
+    """How an artifact's program was built."""
+    stage = artifact.stage("compile")
+    said = stage.notes.get("quantizer", "") if stage else ""
+    if said == _WAYS["onchip"]:
+        return "onchip"
+    return "none" if said.startswith("none") else "vendor"
 
 
 def _unpacked(artifact: Artifact) -> npt.NDArray[np.generic]:

@@ -5,7 +5,8 @@ door as anyone else's.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
@@ -33,9 +34,9 @@ class NoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A target that leaves the user nothing to decide."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that a compiler may need: the float graph, the plan, and the plan as a QDQ graph.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is known of a build before there is a plan.
 
     `options` is of the target's own type. `photos` makes so many calibration inputs (0 is all)
     as a given spec wants them, one by one; none where the user gave no photos. `key` names what
@@ -45,12 +46,22 @@ class Job:
     model: "Model"
     head: HeadSpec
     input: InputSpec
-    plan: "QuantPlan"
-    qdq: bytes
     options: Struct = field(default_factory=NoOptions)
     photos: Photos = lambda spec, count: ()
     progress: Progress = lambda what, done, total: None
     key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Task):
+    """All that a compiler may need: also the plan, and the plan as a QDQ graph.
+
+    `ahead` is what the target's own `ahead` began.
+    """
+
+    plan: "QuantPlan"
+    qdq: bytes
+    ahead: object = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,14 @@ class Target(ABC):
     @abstractmethod
     def version(self) -> str:
         """The compiler's version: part of what a compiled file was made of."""
+
+    @contextmanager
+    def ahead(self, task: Task) -> Iterator[object]:
+        """Begin what needs no plan, while the plan is made; what is left is ended after the block.
+
+        What it yields comes back as the job's `ahead`.
+        """
+        yield None
 
     @abstractmethod
     def compile(self, job: Job) -> Compiled:

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from onchip.errors import ToolError
 from onchip.toolchains.inside import wire
@@ -31,6 +32,15 @@ GRACE = 5.0  # seconds for a worker without a pipe to end by itself
 POLL = 0.2  # seconds between looks at a silent worker
 
 Progress = Callable[[str, int, int], None]
+
+
+_running: "WeakSet[Worker]" = WeakSet()
+
+
+def end_all() -> None:
+    """End every worker of this process, whichever thread waits for it."""
+    for worker in list(_running):
+        worker.close()
 
 
 class Worker:
@@ -80,6 +90,7 @@ class Worker:
         self._reader = Thread(target=self._listen, daemon=True)
         self._reader.start()
         self._writer = Thread()
+        _running.add(self)
 
     def _started(self, command: list[str], settings: dict[str, str]) -> "subprocess.Popen[bytes]":
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
@@ -225,6 +236,7 @@ class Worker:
     def close(self) -> None:
         """End the worker and everything it started, and remove its folder."""
         self._closed = True
+        _running.discard(self)
         self._kill()
         self._process.wait()
         if self._writer.ident is not None:
