@@ -12,6 +12,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from onchip.errors import ToolError
+from onchip.toolchains import install
+
 import graphs
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +34,17 @@ def data() -> Path:
             pytest.fail(text)
         pytest.skip(text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sdk() -> None:
+    """Rockchip's SDK; tests that need it are skipped without it."""
+    try:
+        install.ready("rknn")
+    except ToolError as error:
+        if os.environ.get("ONCHIP_REQUIRE_DATA"):
+            pytest.fail(str(error))
+        pytest.skip(f"{error}; {error.hint}")
 
 
 @pytest.fixture(scope="session")

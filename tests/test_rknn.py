@@ -18,14 +18,13 @@ from onchip.artifact import Artifact, load
 from onchip.build import Options, build, quantized
 from onchip.dataset.samples import unlabelled
 from onchip.detect.detector import Detector
-from onchip.errors import InputError, ToolError, UnsupportedError
+from onchip.errors import InputError, UnsupportedError
 from onchip.formats import rknn as rknn_file
 from onchip.graph.run import Runner
 from onchip.spec import HeadSpec
 from onchip.targets import target as targets
 from onchip.targets.rknn import Rk3566, Rk3588
 from onchip.testing import TargetContract
-from onchip.toolchains import install
 from onchip.verify import verify
 from onchip.vision import decode
 from onchip.vision.preprocess import find_images, prepare, read_image
@@ -33,17 +32,9 @@ from onchip.vision.preprocess import find_images, prepare, read_image
 import graphs
 from conftest import Cli
 
-pytestmark = pytest.mark.rknn
+pytestmark = [pytest.mark.rknn, pytest.mark.usefixtures("sdk")]
 
 CHIPS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588", "rv1103", "rv1106", "rv1126b")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def sdk() -> None:
-    try:
-        install.ready("rknn")
-    except ToolError as error:
-        pytest.skip(f"{error}: onchip toolchain install rknn")
 
 
 class TestRk3588(TargetContract):

@@ -14,7 +14,6 @@ from onchip.dataset.samples import unlabelled
 from onchip.errors import ToolError
 from onchip.graph.pixels import Pixels
 from onchip.measure.proof import Proof
-from onchip.toolchains import install
 from onchip.verify import verify
 from onchip.vision.preprocess import find_images
 
@@ -22,14 +21,6 @@ import graphs
 from conftest import Cli
 
 OURS = {"quantizer": "onchip"}
-
-
-@pytest.fixture
-def sdk() -> None:
-    try:
-        install.ready("rknn")
-    except ToolError as error:
-        pytest.skip(f"{error}: onchip toolchain install rknn")
 
 
 def train(data: Path, count: int) -> list[Path]:

@@ -55,7 +55,7 @@ def _row(error: LayerError, found: Analysis) -> list[str]:
         _decibels(error.own.sqnr_db),
         f"{error.total.cosine:.5f}",
         _decibels(error.total.sqnr_db),
-        f"{error.saturated:.1%}" if error.saturated else "",
+        f"{error.saturated:.1%}" if error.saturated >= 0.0005 else "",
         f"{error.outlier:.1f}" if error.outlier > 1 else "",
     ]
     if found.vendor:
