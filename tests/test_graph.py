@@ -101,6 +101,11 @@ def test_any_size_and_number_of_classes(
     assert found.head.coding == EXPECTED[name][1]
 
 
+def test_as_many_classes_as_rows(tmp_path: Path) -> None:
+    found = cut_of(graphs.nanodet(classes=12, width=32, height=96), tmp_path)
+    assert found.head.classes == 12
+
+
 @pytest.mark.parametrize("opset", [9, 11, 12, 13, 15, 17, 19, 21])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     made = graphs.yolov5(opset=opset)

@@ -4,6 +4,7 @@ ONNX Runtime's basic optimizations keep to standard operators and keep node name
 dependency already; see docs/decisions/0003-clean-with-onnxruntime.md.
 """
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import onnxruntime as ort
 from onchip.errors import ToolError, UnsupportedError
 from onchip.graph.focus import merge_focus
 from onchip.graph.read import Model
-from onchip.graph.run import Runner, reason
+from onchip.graph.run import Runner, translated
 
+MAX_VALUES = 1 << 30  # of one tensor: 4 GiB of float32
 TOLERANCE = 1e-3  # of the largest output value; float32 sums in another order
 
 
@@ -36,9 +38,10 @@ def clean(model: Model, *, check: bool = True) -> Cleaned:
         check: run both and compare; False where a later proof against the original does it.
 
     Raises:
-        UnsupportedError: ONNX Runtime does not know the graph.
+        UnsupportedError: ONNX Runtime does not know the graph, or it would not fit into memory.
         ToolError: the simpler graph computes something else.
     """
+    _refuse_huge(model)
     proto = _optimize(model.bytes)
     wanted = {o.domain: o.version for o in model.proto.opset_import}
     used = {n.domain for n in proto.graph.node} | {""}
@@ -51,6 +54,16 @@ def clean(model: Model, *, check: bool = True) -> Cleaned:
     return Cleaned(cleaned, _compare(model, cleaned) if check else float("nan"))
 
 
+def _refuse_huge(model: Model) -> None:
+    """Refuse what would take all memory before anything is folded."""
+    for name, shape in model.shapes.items():
+        if math.prod(shape) > MAX_VALUES:
+            raise UnsupportedError(
+                f"the tensor {name} is {list(shape)}: {math.prod(shape)} values",
+                f"onchip takes up to {MAX_VALUES} in one tensor; export with a smaller input",
+            )
+
+
 def _optimize(data: bytes) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -58,16 +71,15 @@ def _optimize(data: bytes) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clean.onnx"
         options.optimized_model_filepath = str(path)
-        try:
+        with translated(
+            "ONNX Runtime does not take the model",
+            "check the export: python -m onnxruntime.tools.check_onnx_model_mobile_usability",
+            kind=UnsupportedError,
+        ):
             ort.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except Exception as error:
-            raise UnsupportedError(
-                f"ONNX Runtime does not take the model: {reason(error)}",
-                "check the export: python -m onnxruntime.tools.check_onnx_model_mobile_usability",
-            ) from error
-        return onnx.load(path)
+            return onnx.load(path)
 
 
 def _name_nodes(proto: onnx.ModelProto) -> None:
@@ -82,6 +94,7 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
             taken.add(name)
 
 
+@np.errstate(all="ignore")  # what is not finite is judged by the proof
 def _compare(before: Model, after: Model) -> float:
     tensor = before.noise(0)
     first, second = Runner(before.bytes).run(tensor), Runner(after.bytes).run(tensor)

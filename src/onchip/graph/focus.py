@@ -60,7 +60,10 @@ def _merge(
     corners = [q[1] for q in quarters if q is not None]
     if len(sources) != 1 or len(set(corners)) != 4 or conv.input[1] not in model.constants:
         return None
-    weight = _woven(np.asarray(model.constants[conv.input[1]]), corners)
+    weight = np.asarray(model.constants[conv.input[1]])
+    if weight.ndim != 4 or weight.shape[1] % 4:
+        return None
+    weight = _woven(weight, corners)
     made = onnx.NodeProto()
     made.CopyFrom(conv)
     made.input[0], made.input[1] = sources.pop(), f"{conv.name}/focus"
@@ -103,7 +106,9 @@ def _window(node: onnx.NodeProto, model: Model) -> dict[int, int] | None:
         return None
     starts, ends, axes, steps = (model.constants[n].ravel().tolist() for n in node.input[1:])
     shape = model.shapes.get(node.input[0], ())
-    if len(shape) != 4 or any(s != 2 for s in steps):
+    if len(shape) != 4 or any(s != 2 for s in steps) or not set(axes) <= set(range(-4, 4)):
+        return None
+    if not len(starts) == len(ends) == len(axes):
         return None
     if any(end < shape[axis] for end, axis in zip(ends, axes, strict=True)):
         return None

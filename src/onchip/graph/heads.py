@@ -5,7 +5,6 @@ layers per grid and their channels follow a few hypotheses, and `prove.py` keeps
 reproduces the network's own output. File names play no part.
 """
 
-import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 import onnx
 
 from onchip.errors import UnsupportedError
-from onchip.graph.read import Model
+from onchip.graph.read import Model, literal
 from onchip.spec import Coding, HeadSpec, HeadTensor, Role, Scoring
 
 LEARNED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -85,12 +84,14 @@ def end_layer(node: onnx.NodeProto, model: Model) -> EndLayer:
 
 def labels(model: Model) -> tuple[str, ...]:
     """Return the class names that the exporter wrote into the model, or none."""
-    try:
-        names = ast.literal_eval(model.metadata.get("names", "()"))
-    except (ValueError, SyntaxError):
+    names = literal(model.metadata.get("names", "()"))
+    values = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(values, list | tuple):
         return ()
-    values = names.values() if isinstance(names, dict) else names
-    return tuple(str(n) for n in values)
+    try:
+        return tuple(str(n) for n in values)
+    except ValueError:  # a number of thousands of digits
+        return ()
 
 
 def hypotheses(model: Model, ends: tuple[EndLayer, ...] | None = None) -> Iterator[HeadSpec]:
@@ -101,12 +102,10 @@ def hypotheses(model: Model, ends: tuple[EndLayer, ...] | None = None) -> Iterat
     """
     _refuse_other_tasks(model)
     ends = end_layers(model) if ends is None else ends
-    levels = _levels(ends)
-    if levels:
-        yield from _grid_heads(levels, model)
-    yield from _query_heads(model)
+    found = [_grid_heads(_levels(ends), model), _query_heads(model)]
     if len(ends) == 1:
-        yield from _decoded_head(ends[0], model)
+        found.append(_decoded_head(ends[0], model))
+    yield from (head for heads in found for head in heads if head.classes > 0)
 
 
 def _refuse_other_tasks(model: Model) -> None:
@@ -128,9 +127,11 @@ def _levels(ends: tuple[EndLayer, ...]) -> list[list[EndLayer]]:
     """Group convolutions by grid, finest first; empty where this is not a grid head."""
     grids: dict[tuple[int, int], list[EndLayer]] = {}
     for end in ends:
-        if end.op == "Conv" and end.columns:
+        if end.op == "Conv" and end.channels and end.rows and end.columns:
             grids.setdefault((end.rows, end.columns), []).append(end)
     found = sorted(grids.items(), key=lambda item: -item[0][0] * item[0][1])
+    if len({columns for _, columns in grids}) < len(grids):
+        return []  # a level is known by its stride
     return [layers for _, layers in found]
 
 
@@ -262,21 +263,23 @@ def _split_sizes(layer: EndLayer, model: Model) -> tuple[int, ...]:
         name = stack.pop()
         for node in model.consumers.get(name, []):
             if node.op_type == "Split":
-                shapes = [model.shapes.get(o, ()) for o in node.output]
-                flat = [next((n for n in s[1:] if n != t), s[1]) for s, t in _pairs(shapes)]
-                if sum(flat) == layer.channels:
-                    return tuple(flat)
+                sizes = _sizes([model.shapes.get(o, ()) for o in node.output])
+                if sum(sizes) == layer.channels:
+                    return sizes
             if node.op_type in MOVES and node.output[0] not in seen:
                 seen.add(node.output[0])
                 stack.extend(node.output)
     return ()
 
 
-def _pairs(shapes: list[tuple[int, ...]]) -> list[tuple[tuple[int, ...], int]]:
-    """Pair each shape with a dimension that all of them share (rows of the grid)."""
-    shared = set.intersection(*(set(s[1:]) for s in shapes)) if shapes else set()
-    common = max(shared, default=0)
-    return [(s, common) for s in shapes]
+def _sizes(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the sizes along the one axis on which shapes differ, or along the channels."""
+    ranks = {len(s) for s in shapes}
+    rank = ranks.pop() if len(ranks) == 1 else 0
+    differ = [axis for axis in range(1, rank) if len({s[axis] for s in shapes}) > 1]
+    if rank < 2 or len(differ) > 1:
+        return ()
+    return tuple(s[differ[0] if differ else 1] for s in shapes)
 
 
 def _reaches(model: Model, tensor: str, op: str) -> bool:
@@ -389,6 +392,8 @@ def _three_layer_heads(levels: list[list[EndLayer]], model: Model) -> Iterator[H
         parts.append(
             [_Part(boxes[0], "box"), _Part(objects[0], "object"), _Part(kinds[0], "class")]
         )
+    if len({kind.layer.channels for _, _, kind in parts}) != 1:
+        return
     codings: tuple[tuple[Coding, float], ...] = (("exp", 0.0), ("ltrb", 0.5))
     for coding, offset in codings:
         yield _head(

@@ -58,7 +58,10 @@ def original(
         if proof.passed:
 
             def read(values: Sequence[npt.NDArray[np.float32]], index: int = index) -> Reading:
-                return list(own_output.readings(list(values), head.classes, size))[index]
+                found = list(own_output.readings(list(values), head.classes, size))
+                if len(found) <= index:
+                    raise UnsupportedError("the model's own output changes its form")
+                return found[index]
 
             return Original(whole.run, read, proof.kind == "selected" or head.coding == "query")
     places = own_output.places(head, own, ours)

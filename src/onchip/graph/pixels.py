@@ -1,11 +1,11 @@
 """What a network expects of its pixels: what the export says, and what its family does."""
 
-import ast
+import math
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from onchip.errors import InputError
-from onchip.graph.read import Model
+from onchip.graph.read import Model, literal
 from onchip.spec import Color, HeadSpec, InputSpec, Letterboxing
 
 Triple = tuple[float, float, float]
@@ -99,11 +99,13 @@ def triple(text: str, name: str) -> Triple:
     Raises:
         InputError: it is neither.
     """
+    value = literal(text)
     try:
-        value = ast.literal_eval(text)
         values = [float(v) for v in (value if isinstance(value, list | tuple) else [value])]
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{name} is {text!r}", "allowed: one number or three: 1,2,3") from error
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{name} is {text!r}", "allowed: one number or three: 1,2,3")
     if len(values) == 1:
         values *= 3
     if len(values) != 3:
@@ -115,7 +117,7 @@ def _pad(notes: dict[str, str]) -> int | None:
     value = notes.get("pad")
     if value is None:
         return None
-    if not value.isdigit() or int(value) > 255:
+    if not value.isdecimal() or len(value) > 3 or int(value) > 255:
         raise _unreadable("pad", value, "allowed are 0 to 255")
     return int(value)
 

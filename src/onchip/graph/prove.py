@@ -116,6 +116,7 @@ def _unknown(
     )
 
 
+@np.errstate(all="ignore")  # what is not finite never passes
 def _prove(
     model: Model,
     head: HeadSpec,
@@ -127,19 +128,35 @@ def _prove(
     part = Runner(cut_at(model, head.outputs).bytes)
     runs = [(own, part(x)) for own, x in zip(owns, inputs, strict=True)]
     size = input_size(model)
+    best = CutProof(float("inf"), float("inf"), len(inputs), "decoded")
+    if not all(_fits(head, ours) for _, ours in runs):
+        return head, best
     if any(_is_raw(head, own, ours) for own, ours in runs[:1]):
         worst = max(_raw_difference(head, own, ours) for own, ours in runs)
         return usual_anchors(head), CutProof(0.0, worst, len(inputs), "raw")
     read = [list(readings([own[n] for n in names], head.classes, size)) for own, _ in runs]
-    best = CutProof(float("inf"), float("inf"), len(inputs), "decoded")
     solved = head
-    for choice in range(len(read[0])):
-        own = [r[choice] for r in read]
+    for own in zip(*read, strict=False):  # an output that varies may read in fewer ways
         candidate = solve(head, [ours for _, ours in runs], own, size)
         proof = compare(candidate, [ours for _, ours in runs], own, size)
         if (proof.passed, -proof.box_px - proof.score) > (best.passed, -best.box_px - best.score):
             best, solved = proof, candidate
     return solved, best
+
+
+def _fits(head: HeadSpec, ours: Values) -> bool:
+    """Whether the cut gives, for one picture, all channels of a head on one grid per level."""
+    rank = 3 if head.coding in ("query", "xywh") else 4
+    for stride in head.strides:
+        shapes = [ours[t.name].shape for t in head.level(stride)]
+        if any(len(s) != rank or s[0] != 1 or 0 in s for s in shapes):
+            return False
+        if head.coding == "query":
+            shapes = [(1, s[2], s[1]) for s in shapes]
+        wide = all(t.stop <= s[1] for t, s in zip(head.level(stride), shapes, strict=True))
+        if not wide or len({s[2:] for s in shapes}) != 1:
+            return False
+    return True
 
 
 def input_size(model: Model) -> tuple[int, int]:
@@ -205,7 +222,7 @@ def _worst(values: Floats) -> float:
 
 def _selected_difference(mine: Reading, own: Reading) -> tuple[float, float]:
     """Each row that the network chose must be one of ours: same class, nearest box and score."""
-    box = score = 0.0
+    found = [(0.0, 0.0)]
     for row, kinds in zip(*own, strict=True):
         label = int(kinds.argmax())
         if kinds[label] < 1e-6:
@@ -213,5 +230,6 @@ def _selected_difference(mine: Reading, own: Reading) -> tuple[float, float]:
         boxes = np.abs(mine[0] - row).max(axis=1)
         values = np.abs(mine[1][:, label] - kinds[label])
         best = int((boxes + 100 * values).argmin())
-        box, score = max(box, float(boxes[best])), max(score, float(values[best]))
-    return box, score
+        found.append((boxes[best], values[best]))
+    box, score = np.asarray(found, np.float32).T
+    return _worst(box), _worst(score)

@@ -2,20 +2,30 @@
 
 import ast
 import hashlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from onchip.errors import InputError, UnsupportedError
+from onchip.graph.run import translated
 
 MAX_BYTES = 2 << 30  # protobuf's own limit
+MAX_PIXELS = 1 << 24  # of the input: 4096 x 4096
 OPSET = 13  # the first with per-channel DequantizeLinear
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+QUANTIZED |= {"ConvInteger", "MatMulInteger"}
+FREE_TEXT = {"doc_string", "key", "value", "producer_name", "producer_version"}  # no names
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+DAMAGED = "is it an ONNX file, and complete? Export or copy it again"
 
 
 @dataclass(frozen=True)
@@ -38,15 +48,15 @@ class Model:
     @cached_property
     def bytes(self) -> bytes:
         """The serialized graph."""
-        return bytes(self.proto.SerializeToString())
+        return _serialized(self.proto)
 
     @cached_property
     def constants(self) -> dict[str, npt.NDArray[np.generic]]:
         """Every initializer and Constant node, as arrays."""
-        found = {t.name: numpy_helper.to_array(t) for t in self.proto.graph.initializer}
+        found = {t.name: _array(t) for t in self.proto.graph.initializer}
         for node in self.proto.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            if node.op_type == "Constant" and [a.name for a in node.attribute] == ["value"]:
+                found |= {name: _array(node.attribute[0].t) for name in node.output}
         return found
 
     @cached_property
@@ -66,7 +76,8 @@ class Model:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The inferred shape of every tensor that has one (0 for an unknown dimension)."""
-        graph = onnx.shape_inference.infer_shapes(self.proto).graph
+        with translated("the shapes in the graph cannot be worked out", kind=UnsupportedError):
+            graph = onnx.shape_inference.infer_shapes(self.proto).graph
         values = [*graph.input, *graph.value_info, *graph.output]
         found = {v.name: _shape(v) for v in values if v.type.tensor_type.HasField("shape")}
         return found | {t.name: tuple(t.dims) for t in graph.initializer}
@@ -85,7 +96,7 @@ class Model:
     @property
     def opset(self) -> int:
         """The version of the standard operator set."""
-        return max(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        return _opset(self.proto)
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -105,12 +116,38 @@ class Model:
 
 def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     kind = value.type.tensor_type.elem_type
-    dtype = str(helper.tensor_dtype_to_np_dtype(kind)) if kind else "unknown"
+    known = kind in helper.get_all_tensor_dtypes()
+    dtype = str(helper.tensor_dtype_to_np_dtype(kind)) if known else "unknown"
     return TensorInfo(value.name, _shape(value), dtype)
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return tuple(max(0, d.dim_value) for d in value.type.tensor_type.shape.dim)
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    versions = (o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    return max(versions, default=0)
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    with translated(
+        "the network is larger than an ONNX file can be (2 GiB)", kind=UnsupportedError
+    ):
+        return bytes(proto.SerializeToString())
+
+
+def _array(tensor: onnx.TensorProto) -> npt.NDArray[np.generic]:
+    with translated(f"the weight {tensor.name} is damaged", DAMAGED):
+        return numpy_helper.to_array(tensor)
+
+
+def literal(text: str) -> Any:
+    """Return the value that an exporter wrote as Python, or None where it does not read."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> Model:
@@ -131,14 +168,19 @@ def prepared(model: Model, size: tuple[int, int] | None = None) -> Model:
     """Return a loaded model with a fixed size, in float32, at an opset that we know.
 
     Raises:
-        InputError: it has no size, and none was given.
-        UnsupportedError: not a network over one image.
+        InputError: it has no size and none was given, or another than was given.
+        UnsupportedError: not a network over one image, or quantized already.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    _refuse_quantized(proto)
     _drop_initializer_inputs(proto)
-    _fix_size(proto, size or _named_size(model.metadata))
     _widen(proto)
+    image = _image(proto)
+    if size is not None:
+        _refuse_other_size(image, size)
+    if _fix_size(image, size or _named_size(model.metadata)):
+        _forget_shapes(proto)
     if model.opset < OPSET:
         proto = _upgrade(proto, model.opset)
     return model.changed(proto)
@@ -157,30 +199,69 @@ def load(path: Path) -> Model:
     if len(data) > MAX_BYTES:
         raise InputError(f"{path} is larger than an ONNX file can be (2 GiB)")
     proto = parse(data, str(path))
-    external = any(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(
-            f"{path} keeps its weights in another file, which cannot be read: {error}",
-            "put the .onnx and its data file into one folder",
-        ) from error
-    if external:
-        data = bytes(proto.SerializeToString())
+    _refuse_odd_names(proto, path)
+    if _external(proto):
+        _collect(proto, path)
+        data = _serialized(proto)
     return Model(proto, hashlib.sha256(data).hexdigest(), path.stem)
 
 
 def parse(data: bytes, name: str) -> onnx.ModelProto:
     """Parse the bytes of an ONNX file; `name` is for the error."""
-    hint = "is it an ONNX file, and complete? Export or copy it again"
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
-        raise InputError(f"{name} is not a readable ONNX file ({len(data)} bytes)", hint) from error
-    if not proto.graph.node or not proto.opset_import or not proto.graph.output:
-        raise InputError(f"{name} holds no ONNX graph ({len(data)} bytes)", hint)
+    except (DecodeError, UnicodeDecodeError) as error:
+        message = f"{name} is not a readable ONNX file ({len(data)} bytes)"
+        raise InputError(message, DAMAGED) from error
+    if not proto.graph.node or not proto.graph.output:
+        raise InputError(f"{name} holds no ONNX graph ({len(data)} bytes)", DAMAGED)
+    if _opset(proto) < 1:
+        raise InputError(f"{name} does not say which version of ONNX's operations it uses", DAMAGED)
     return proto
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """Yield a message and all that are in it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _messages(part)
+
+
+def _refuse_odd_names(proto: onnx.ModelProto, path: Path) -> None:
+    """Names end up in messages and in other files: protobuf leaves bytes where they are no text."""
+    for message in _messages(proto):
+        for field, value in message.ListFields():
+            if field.type != field.TYPE_STRING:
+                continue
+            for text in [value] if isinstance(value, str | bytes) else value:
+                control = field.name not in FREE_TEXT and isinstance(text, str)
+                if isinstance(text, bytes) or (control and CONTROL.search(text)):
+                    raise InputError(f"{path} has a name that is no text: {text!r}", DAMAGED)
+
+
+def _external(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Return the tensors, wherever they are, whose values stand in another file."""
+    tensors = (m for m in _messages(proto) if isinstance(m, TensorProto))
+    return [t for t in tensors if t.data_location == TensorProto.EXTERNAL]
+
+
+def _collect(proto: onnx.ModelProto, path: Path) -> None:
+    """Bring in the weights that stand in other files; only those in the model's own folder."""
+    folder = path.parent.resolve()
+    message = f"{path} keeps its weights in another file, which cannot be read"
+    with translated(message, "put the .onnx and its data file into one folder"):
+        for place in {e.value for t in _external(proto) for e in t.external_data}:
+            if not (folder / place).resolve().is_relative_to(folder):
+                raise InputError(
+                    f"{path} keeps its weights outside its own folder: {place!r}",
+                    "onchip reads no files there; export the model again, with its data beside it",
+                )
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        if left := _external(proto):
+            raise InputError(f"{message}: {left[0].name}", "export the model into one file")
 
 
 def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
@@ -192,51 +273,93 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     proto.ir_version = max(proto.ir_version, 7)
 
 
-def _fix_size(proto: onnx.ModelProto, size: tuple[int, int] | None) -> None:
-    """Give the image input a fixed shape, batch 1."""
-    images = [v for v in proto.graph.input if len(_shape(v)) == 4]
-    if len(images) != 1:
-        seen = ", ".join(f"{v.name}{list(_shape(v))}" for v in proto.graph.input) or "none"
+def _refuse_quantized(proto: onnx.ModelProto) -> None:
+    operations = dict.fromkeys(n.op_type for n in proto.graph.node)
+    found = [o for o in operations if o in QUANTIZED or o.startswith("QLinear")]
+    if found:
+        raise UnsupportedError(
+            f"the model is quantized already: it has {', '.join(found)}",
+            "export the float model; onchip quantizes it for the chip and measures the loss",
+        )
+
+
+def _image(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """Return the one input, which must be a colour image."""
+    inputs = proto.graph.input
+    if len(inputs) != 1 or len(_shape(inputs[0])) != 4:
+        seen = ", ".join(f"{v.name}{list(_shape(v))}" for v in inputs) or "none"
         raise UnsupportedError(
             f"the model has no single image input; its inputs are {seen}",
             "a detector takes one 4-dimensional tensor, batch x channels x height x width",
         )
-    dims = images[0].type.tensor_type.shape.dim
-    spatial = (1, 2) if dims[3].dim_value == 3 else (2, 3)
-    known = tuple(dims[axis].dim_value for axis in spatial)
-    if 0 in known and size is None:
-        raise InputError(
-            f"the model's input {images[0].name} has no fixed height and width",
-            "say which: --imgsz 640, or --imgsz WIDTHxHEIGHT",
-        )
-    if dims[1 if spatial == (2, 3) else 3].dim_value not in (0, 3):
+    info = _info(inputs[0])
+    if info.shape[_axes(info.shape)[0]] not in (0, 3):
         raise UnsupportedError(
-            f"the model's input {images[0].name} is {list(_shape(images[0]))}: not three channels",
+            f"the model's input {info.name} is {list(info.shape)}: not three channels",
             "onchip takes detectors of colour images",
         )
-    changed = dims[0].dim_value != 1 or 0 in known
-    dims[0].dim_value = 1
-    for axis, value, wanted in zip(spatial, known, (size or (0, 0))[::-1], strict=True):
-        dims[axis].dim_value = value or wanted
-    dims[1 if spatial == (2, 3) else 3].dim_value = 3
-    if changed:
-        del proto.graph.value_info[:]
-        for output in proto.graph.output:
-            for dim in output.type.tensor_type.shape.dim:
-                dim.Clear()
+    if info.dtype not in ("float32", "uint8"):
+        raise UnsupportedError(
+            f"the model's input {info.name} is of type {info.dtype}",
+            "onchip takes detectors that are fed float or uint8 pixels",
+        )
+    return inputs[0]
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return where channels, height and width stand."""
+    return (3, 1, 2) if shape[3] == 3 else (1, 2, 3)
+
+
+def _refuse_other_size(image: onnx.ValueInfoProto, size: tuple[int, int]) -> None:
+    shape = _shape(image)
+    _, height, width = (shape[axis] for axis in _axes(shape))
+    if width not in (0, size[0]) or height not in (0, size[1]):
+        raise InputError(
+            f"the model's input {image.name} is fixed to {width or '?'}x{height or '?'}, "
+            f"but --imgsz says {size[0]}x{size[1]}",
+            "leave --imgsz out, or export the model with that size",
+        )
+
+
+def _fix_size(image: onnx.ValueInfoProto, size: tuple[int, int] | None) -> bool:
+    """Give the image input a fixed shape, batch 1; return whether that changed its grid."""
+    dims, shape = image.type.tensor_type.shape.dim, _shape(image)
+    channels, *spatial = _axes(shape)
+    known = tuple(shape[axis] for axis in spatial)
+    if 0 in known and size is None:
+        raise InputError(
+            f"the model's input {image.name} has no fixed height and width",
+            "say which: --imgsz 640, or --imgsz WIDTHxHEIGHT",
+        )
+    height, width = (a or b for a, b in zip(known, (size or (0, 0))[::-1], strict=True))
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"the model's input {image.name} is {width}x{height} pixels",
+            f"onchip takes up to {MAX_PIXELS} pixels, 4096x4096",
+        )
+    for axis, value in zip((0, channels, *spatial), (1, 3, height, width), strict=True):
+        dims[axis].dim_value = value
+    return shape[0] != 1 or 0 in known
+
+
+def _forget_shapes(proto: onnx.ModelProto) -> None:
+    """Drop what the file says of shapes that follow from the input's."""
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
 
 
 def _named_size(metadata: dict[str, str]) -> tuple[int, int] | None:
     """Return width and height from the exporter's own note (`imgsz`: height, width)."""
-    try:
-        sizes = ast.literal_eval(metadata.get("imgsz", "None"))
-    except (ValueError, SyntaxError):
+    sizes = literal(metadata.get("imgsz", "None"))
+    pair = [sizes, sizes] if isinstance(sizes, int) else sizes
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
         return None
-    if isinstance(sizes, int):
-        return (sizes, sizes)
-    if isinstance(sizes, list | tuple) and len(sizes) == 2:
-        return (int(sizes[1]), int(sizes[0]))
-    return None
+    height, width = pair
+    whole = isinstance(height, int) and isinstance(width, int) and min(pair) > 0
+    return (width, height) if whole else None
 
 
 def _widen(proto: onnx.ModelProto) -> None:
@@ -258,18 +381,22 @@ def _widen(proto: onnx.ModelProto) -> None:
 
 
 def _as_single(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+    return numpy_helper.from_array(_array(tensor).astype(np.float32), tensor.name)
 
 
 def _upgrade(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    try:
+    with translated(
+        f"the model is at ONNX opset {opset} and cannot be lifted to {OPSET}",
+        f"export it again with opset {OPSET} or newer",
+        kind=UnsupportedError,
+    ):
         return version_converter.convert_version(proto, OPSET)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedError(
-            f"the model is at ONNX opset {opset} and cannot be lifted to {OPSET}: {reason}",
-            f"export it again with opset {OPSET} or newer",
-        ) from error
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Return the tensors that a node reads, those of its subgraphs too."""
+    nodes = (m for m in _messages(node) if isinstance(m, onnx.NodeProto))
+    return [name for each in nodes for name in each.input if name]
 
 
 def cut_at(model: Model, outputs: tuple[str, ...]) -> Model:
@@ -284,7 +411,7 @@ def cut_at(model: Model, outputs: tuple[str, ...]) -> Model:
         needed.add(name)
         if (node := model.producers.get(name)) is not None:
             keep.add(id(node))
-            stack.extend(n for n in node.input if n)
+            stack.extend(_reads(node))
     graph = model.proto.graph
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

@@ -79,6 +79,8 @@ def gathered(
 
 def _pieces(values: npt.NDArray[np.float32]) -> Iterator[Floats]:
     """An output as `(channels, cells)`, whichever way round it is."""
+    if not values.size:
+        return
     if values.ndim == 4:
         yield values[0].reshape(values.shape[1], -1)
     elif values.ndim == 3:
@@ -114,7 +116,7 @@ def readings(
     if len(outputs) >= 2:
         yield from _pair_readings(outputs, classes, size)
     for values in outputs[:1]:
-        if values.ndim != 3:
+        if values.ndim != 3 or not len(values):
             continue
         for table in (values[0], values[0].T):
             if table.shape[1] == 4 + classes:
@@ -138,7 +140,7 @@ def _pair_readings(
 ) -> Iterator[Reading]:
     """Boxes in one output, scores in another (SSD, DAMO-YOLO, DETR)."""
     for boxes in outputs:
-        flat = boxes.reshape(-1, 4) if boxes.shape[-1] == 4 else None
+        flat = boxes.reshape(-1, 4) if boxes.shape[-1:] == (4,) else None
         for scores in outputs:
             if flat is None or scores is boxes or scores.ndim != 3 or len(flat) != scores.shape[1]:
                 continue
@@ -165,7 +167,7 @@ def _xyxy(boxes: Floats) -> Floats:
 
 def _one_hot(score: Floats, label: Floats, classes: int) -> Floats:
     found = np.zeros((len(score), classes), np.float32)
-    ids = np.clip(np.rint(label), 0, classes - 1).astype(int)
+    ids = np.clip(np.nan_to_num(np.rint(label)), 0, classes - 1).astype(int)
     found[np.arange(len(score)), ids] = score
     return found
 

@@ -1,12 +1,13 @@
 """Run a float graph on this machine with ONNX Runtime: the reference for everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from onchip.errors import ToolError
+from onchip.errors import InputError, OnchipError, ToolError, UnsupportedError
 
 Array = npt.NDArray[np.float32]
 
@@ -26,13 +27,17 @@ class Runner:
         options.log_severity_level = 4
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
+        with translated("ONNX Runtime cannot load the graph", kind=ToolError):
             # its fallback to the same provider would only print to stdout
             self._session = ort.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except Exception as error:
-            raise ToolError(f"ONNX Runtime cannot load the graph: {reason(error)}") from error
+        for output in self._session.get_outputs():
+            if not output.type.startswith("tensor(") or output.type == "tensor(string)":
+                raise UnsupportedError(
+                    f"the model's output {output.name} is a {output.type}, not numbers",
+                    "onchip takes object detectors: models that give boxes and classes",
+                )
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self._input = self._session.get_inputs()[0].name
 
@@ -42,14 +47,29 @@ class Runner:
 
     def run(self, tensor: npt.NDArray[np.generic]) -> Sequence[Array]:
         """Return every output, in the graph's order."""
-        try:
+        with translated("ONNX Runtime cannot run the graph", kind=ToolError):
             found: Sequence[Array] = self._session.run(None, {self._input: tensor})
-        except Exception as error:
-            raise ToolError(f"ONNX Runtime cannot run the graph: {reason(error)}") from error
         return found
 
 
-def reason(error: Exception) -> str:
+@contextmanager
+def translated(
+    message: str, hint: str = "", *, kind: type[OnchipError] = InputError
+) -> Iterator[None]:
+    """Turn what a library raises inside into one error of ours, with its reason and cause.
+
+    For single calls into onnx and ONNX Runtime, which raise many kinds, some of them bare.
+    """
+    try:
+        yield
+    except OnchipError:
+        raise
+    except Exception as error:
+        raise kind(f"{message}: {_reason(error)}", hint) from error
+
+
+def _reason(error: Exception) -> str:
     """Return the last line of a foreign error: the part that says what happened."""
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    text = lines[-1] if lines else type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -92,7 +92,7 @@ def _solve_priors(
         raw = np.concatenate([r[number].box[pick] for r in runs], axis=1).astype(np.float64)
         boxes = np.concatenate([o[0][index[number]] for o in owns]).astype(np.float64)
         center, wh = (boxes[:, :2] + boxes[:, 2:]).T / 2, (boxes[:, 2:] - boxes[:, :2]).T
-        if (wh <= 0).any():
+        if not (wh > 0).all() or not (np.isfinite(boxes).all() and np.isfinite(raw).all()):
             return None
         if variances is None:
             variances = _variances(raw, grid, center, np.log(wh))
@@ -100,7 +100,8 @@ def _solve_priors(
         left = center - variances[:2, None] * prior[:, None] * raw[:2]
         strides[part.stride] = float(_tidy(np.asarray(_fit(grid[:1], left[0])[0])))
         priors.append((float(prior[0]), float(prior[1])))
-    assert variances is not None
+    if len(set(strides.values())) < len(strides) or variances is None:
+        return None
     grouped, start = [], 0
     for anchors in head.anchors:
         grouped.append(tuple(priors[start : start + len(anchors)]))
