@@ -10,7 +10,7 @@ from onchip.build import Progress, cut_model, silent
 from onchip.dataset.samples import Dataset
 from onchip.errors import OnchipError
 from onchip.measure.diagnose import Cause, Evidence, diagnose
-from onchip.measure.faults import Fault, Faults, find_faults
+from onchip.measure.faults import WORTH, Fault, Faults, find_faults
 from onchip.measure.layers import LayerError, layer_errors
 from onchip.quantize.plan import QuantPlan
 from onchip.spec import Verdict
@@ -20,7 +20,6 @@ from onchip.vision.preprocess import prepare, read_image
 
 LOOKED_AT = 8  # images for the layers
 SOUND = 0.9  # the agreement from which the head's codes are not suspected
-WORTH = 0.5  # dB, or
 WORTH_SEEN = 0.03  # of agreement, that a repair must win to be called a fault
 
 

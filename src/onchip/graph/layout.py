@@ -185,7 +185,10 @@ def _refuse_unknown(proto: onnx.ModelProto) -> None:
 
 def called(model: Model) -> dict[str, str]:
     """Return node to custom operation, for the nodes that are still in the graph."""
-    noted = msgspec.json.decode(model.metadata.get(CALLED, "{}"), type=dict[str, str])
+    try:
+        noted = msgspec.json.decode(model.metadata.get(CALLED, "{}"), type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise InputError(f"the model's note {CALLED} does not read: {error}") from error
     return {n.name: noted[n.name] for n in model.proto.graph.node if n.name in noted}
 
 

@@ -26,6 +26,7 @@ AVOIDABLE = 6.0  # dB beyond what the bits cost, from which a range or weight is
 SHORT = 0.005  # of the values beyond the codes, from which a range is called too short
 WIDE = 3.0  # times as wide as the values: too coarse
 MOVED = 1.5  # steps of mean error
+WORTH = 0.5  # dB that a repair must win to be called a fault
 
 Tensors = Sequence[npt.NDArray[np.generic]]
 
@@ -95,13 +96,17 @@ def find_faults(
         why = _why(error, head)
         found.append(Fault(error.node, error.tensor, *why, round(win, 4), round(near, 2)))
     progress(len(suspects), len(suspects))
-    ranked = sorted(zip(found, suspects, strict=True), key=lambda p: -_harm(*p))
+    ranked = sorted(zip(found, suspects, strict=True), key=lambda p: _harm(*p), reverse=True)
     return Faults(float(base[0]), tuple(fault for fault, _ in ranked))
 
 
-def _harm(fault: Fault, error: LayerError) -> float:
-    """What a repair wins; among those that win about as little, what loses most beyond need."""
-    return fault.win_db + 10 * max(fault.win, 0.0) + error.avoidable_db / 100
+def _harm(fault: Fault, error: LayerError) -> tuple[bool, float]:
+    """What a repair wins; among those that win about as little, what loses most beyond need.
+
+    What is wrong comes before what its bits cost: it can be mended for nothing.
+    """
+    wrong = fault.code != "bits" and fault.win_db >= WORTH
+    return wrong, fault.win_db + 10 * max(fault.win, 0.0) + error.avoidable_db / 100
 
 
 def _suspects(errors: Sequence[LayerError]) -> list[LayerError]:
