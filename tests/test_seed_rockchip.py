@@ -84,8 +84,8 @@ def test_4_mean_and_std_128_for_a_network_of_0_to_1(sdk: None, data: Path, cli: 
     flags += ["--mean", 128, "--std", 128, "-O", "quantizer=onchip", "-o", "wrong.onchip"]
     done = cli("build", data / "models" / "yolov8n.onnx", *flags)
     assert "mean (128.0, 128.0, 128.0) was given, the model says (0.0, 0.0, 0.0)" in done.stdout
-    photos = data / "coco" / "images" / "val2017"
-    proof = cli("verify", "wrong.onchip", "-c", photos, "--images", 12, code=1).stdout
+    labelled = ["--data", data / "coco" / "data.yaml", "--images", 12]
+    proof = cli("verify", "wrong.onchip", *labelled, code=1).stdout
     assert "preprocessing mismatch" in proof
     assert "mean 0 std 255 instead of mean 128 std 128" in proof
     program = load(cli.folder / "wrong.onchip").payload("program")

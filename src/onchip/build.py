@@ -474,8 +474,8 @@ def _raised(names: tuple[str, ...], kind: str, target: Target, model: Model) -> 
     can = target.quant.raised
     if names and not any(p.startswith(kind) for p in can):
         raise UnsupportedError(
-            f"{target.name} has no layers in {kind}",
-            f"its layers can be raised to {' or '.join(can)}" if can else "it has integers only",
+            f"{target.name} has no layers in {kind}" + ("" if can else ": it has integers only"),
+            f"its layers can be raised to {' or '.join(can)}" if can else "leave that option out",
         )
     found = [x.node for x in layers(model)]
     chosen = [n for n in found if any(n == x or fnmatchcase(n, x) for x in names)]

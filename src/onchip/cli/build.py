@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any, get_args
 
 import click
@@ -123,16 +124,17 @@ def build_verb(
             options=options,
             older=older,
             progress=progress if len(chips) == 1 else _labelled(progress, chip),
-            keep=lambda unfinished: save(unfinished, path),
+            keep=lambda unfinished: None if ended.is_set() else save(unfinished, path),
         )
 
+    ended = Event()
     with bars() as progress:
         if len(chips) == 1:
             made = one(chips[0], paths[0], older[0])
         else:
             with ThreadPoolExecutor(_at_once(len(chips), memory)) as pool:
                 builds = [pool.submit(one, *each) for each in zip(chips, paths, older, strict=True)]
-                _wait(builds)
+                _wait(builds, ended)
     if len(chips) == 1:
         _finish(made, paths[0], as_json)
     else:
@@ -289,11 +291,12 @@ def _finish(made: Artifact, path: Path, as_json: bool) -> None:
         print_text(text.artifact(made, str(path)))
 
 
-def _wait(builds: Sequence["Future[Artifact]"]) -> None:
+def _wait(builds: Sequence["Future[Artifact]"], ended: Event) -> None:
     """Wait for all; when the user ends it, what runs in workers is ended at once."""
     try:
         wait(builds)
     except BaseException:
+        ended.set()
         for build_ in builds:
             build_.cancel()
         while wait(builds, timeout=0.2).not_done:
