@@ -213,6 +213,18 @@ def test_a_raised_layer_makes_no_error_of_its_own(sound: Artifact, scenes: Path)
     assert all(e.weight_db == 200.0 for e in kept)
 
 
+def test_sixteen_bits_are_looked_at_as_sixteen(scenes: Path) -> None:
+    photos = find_images(scenes / "images" / "train")
+    made = optimize(parse(MODEL, "cpu", photos), photos, options=Options(int16=("/stem*",)))
+    inputs = [prepare(read_image(p), made.manifest.input)[0] for p in photos[:2]]
+    errors = layer_errors(cut_model(made), made.manifest.head, plan_of(made), inputs)
+    bits = {t.name: t.bits for t in plan_of(made).tensors}
+    wide = [e for e in errors if bits[e.tensor] == 16]
+    assert {e.node for e in wide} == {"/stem/stem.0/stem.0.0/Conv", "/stem/stem.1/stem.1.0/Conv"}
+    assert all(e.possible_db > 60 and e.own.sqnr_db > 20 and e.saturated < 0.01 for e in wide)
+    assert all(e.code_low <= 0 < e.code_high for e in wide)
+
+
 def test_text_json_and_page(sound: Artifact, scenes: Path, cli: Cli) -> None:
     save(sound, cli.folder / "a.onchip")
     done = cli(

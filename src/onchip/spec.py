@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Role = Literal["box", "class", "object", "all"]
 Letterboxing = Literal["center", "topleft", "stretch"]
@@ -174,6 +175,10 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def qmax(self) -> int:
         """The largest activation code."""
         return self.qmin + (1 << self.bits) - 1
+
+    def with_bits(self, bits: int) -> "QuantSpec":
+        """The same arithmetic with codes of other bits; a barred zero is of the chip's own."""
+        return self if bits == self.bits else replace(self, bits=bits, barred_zero=None)
 
     @property
     def weight_min(self) -> int:

@@ -20,7 +20,7 @@ from onchip.measure.pixels import mirrored
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, TensorPlan, make_plan
 from onchip.quantize.precision import fidelity_loss
-from onchip.quantize.ranges import fit
+from onchip.quantize.ranges import fit, rounded
 from onchip.quantize.regions import divide
 from onchip.spec import HeadSpec, InputSpec, short
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
@@ -174,13 +174,11 @@ def _plans(evidence: Evidence) -> dict[str, TensorPlan]:
     return {t.name: t for t in evidence.plan.tensors if t.name in evidence.head.outputs}
 
 
-def _rounded(
-    evidence: Evidence, values: npt.NDArray[np.float32], scale: float, zero: int
-) -> npt.NDArray[np.float32]:
-    assert evidence.plan is not None
-    quant = evidence.plan.quant
-    codes = np.clip(np.rint(values / np.float32(scale)) + zero, quant.qmin, quant.qmax)
-    return np.asarray((codes - zero) * np.float32(scale), np.float32)
+def _coded(evidence: Evidence, names: set[str]) -> float:
+    """Return how many detections match with only these head tensors as their codes have them."""
+    plans, plan = _plans(evidence), evidence.plan
+    assert plan is not None
+    return evidence.matched(lambda n, v: plans[n].coded(v, plan.quant) if n in names else v)
 
 
 def _shared_scale(evidence: Evidence) -> Cause | None:
@@ -194,9 +192,7 @@ def _shared_scale(evidence: Evidence) -> Cause | None:
     names = {n for n, p in plans.items() if p.group in shared}
     if not names:
         return None
-    one = evidence.matched(
-        lambda n, v: _rounded(evidence, v, plans[n].scale, plans[n].zero) if n in names else v
-    )
+    one = _coded(evidence, names)
     each = evidence.matched(lambda n, v: _by_role(evidence, n, v) if n in names else v)
     if each < one + BETTER:
         return None
@@ -213,13 +209,11 @@ def _shared_scale(evidence: Evidence) -> Cause | None:
 def _by_role(
     evidence: Evidence, name: str, values: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    assert evidence.plan is not None
     made = values.copy()
     for tensor in evidence.head.tensors:
         if tensor.name == name:
             part = values[:, tensor.start : tensor.stop]
-            pair_ = fit(float(part.min()), float(part.max()), evidence.plan.quant)
-            made[:, tensor.start : tensor.stop] = _rounded(evidence, part, *pair_)
+            made[:, tensor.start : tensor.stop] = _whole_range(evidence, part)
     return made
 
 
@@ -248,15 +242,12 @@ def _role_cause(evidence: Evidence, roles: tuple[str, ...], code: str, text: str
     names = {t.name for t in evidence.head.tensors if t.role in roles and t.name in plans}
     if not names:
         return None
-    now = evidence.matched(
-        lambda n, v: _rounded(evidence, v, plans[n].scale, plans[n].zero) if n in names else v
-    )
+    now = _coded(evidence, names)
     whole = evidence.matched(lambda n, v: _whole_range(evidence, v) if n in names else v)
     if whole < now + BETTER:
         return None
-    quant = evidence.plan.quant if evidence.plan else None
-    assert quant is not None
-    high = max((quant.qmax - plans[n].zero) * plans[n].scale for n in names)
+    assert evidence.plan is not None
+    high = max(plans[n].limits(evidence.plan.quant)[1] for n in names)
     top = max(float(t[n].max()) for _, t in evidence.float_tensors for n in names)
     message = text.format(high=high, top=top)
     message += f"; so {now:.0%} of the detections match, with the whole range {whole:.0%}"
@@ -265,9 +256,8 @@ def _role_cause(evidence: Evidence, roles: tuple[str, ...], code: str, text: str
 
 def _whole_range(evidence: Evidence, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     assert evidence.plan is not None
-    return _rounded(
-        evidence, values, *fit(float(values.min()), float(values.max()), evidence.plan.quant)
-    )
+    quant = evidence.plan.quant
+    return rounded(values, *fit(float(values.min()), float(values.max()), quant), quant)
 
 
 def _few_images(evidence: Evidence) -> Cause | None:

@@ -18,7 +18,7 @@ from onchip.quantize import weights as rounding
 from onchip.quantize.activations import function
 from onchip.quantize.emit import emit
 from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
-from onchip.quantize.ranges import fit
+from onchip.quantize.ranges import fit, rounded
 from onchip.quantize.regions import MOVED, Regions, divide
 from onchip.spec import HeadSpec
 
@@ -194,25 +194,26 @@ class _Sum:
 
     def add(self, golden: Array, own: Array, total: Array) -> None:
         """Take in one image."""
-        rounded = self._rounded(own, self.tensor.scale, self.tensor.zero)
-        wanted = self.read(golden)
+        quant = self.plan.quant.with_bits(self.tensor.bits)
+        coded = self.tensor.coded(own, quant)
+        wanted, got = self.read(golden), self.read(coded)
         self.images += 1
         self.power += float(np.vdot(wanted, wanted))
-        self.own += _products(wanted, self.read(rounded))
+        self.own += _products(wanted, got)
         self.total += _products(wanted, self.read(total))
-        low, high = self.limits
+        low, high = self.tensor.limits(quant)
         step = self.tensor.scale
         cut = (golden < low - step) | (golden > high + step)
-        felt = np.abs(self.read(rounded) - wanted) > FELT * float(np.abs(wanted).max())
+        felt = np.abs(got - wanted) > FELT * float(np.abs(wanted).max())
         self.beyond += float(np.count_nonzero(cut & felt))
         self.count += golden.size
         self.low = min(self.low, float(golden.min()))
         self.high = max(self.high, float(golden.max()))
         for index, keep in enumerate(KEEP):
-            scale, zero = fit(self.low * keep, self.high * keep, self.plan.quant)
-            error = self.read(self._rounded(golden, scale, zero)) - wanted
+            scale, zero = fit(self.low * keep, self.high * keep, quant)
+            error = self.read(rounded(golden, scale, zero, quant)) - wanted
             self.best[index] += float(np.vdot(error, error))
-        self._channels(np.asarray(wanted), np.asarray(self.read(rounded)))
+        self._channels(np.asarray(wanted), np.asarray(got))
 
     def _channels(
         self, golden: npt.NDArray[np.floating], rounded: npt.NDArray[np.floating]
@@ -224,20 +225,6 @@ class _Sum:
         self.spread = spread if self.spread is None else np.maximum(self.spread, spread)
         self.code_spread = (
             codes if self.code_spread is None else np.maximum(self.code_spread, codes)
-        )
-
-    def _rounded(self, values: Array, scale: float, zero: int) -> Array:
-        quant = self.plan.quant
-        codes = np.clip(np.rint(values / np.float32(scale)) + zero, quant.qmin, quant.qmax)
-        return np.asarray((codes - zero) * np.float32(scale), np.float32)
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The lowest and highest value that has a code."""
-        quant, tensor = self.plan.quant, self.tensor
-        return (
-            (quant.qmin - tensor.zero) * tensor.scale,
-            (quant.qmax - tensor.zero) * tensor.scale,
         )
 
     def error(self, products: npt.NDArray[np.float64]) -> Error:
@@ -276,7 +263,7 @@ def _error(
     layer = layers.get(node)
     assert seen.shift is not None and seen.spread is not None and seen.code_spread is not None
     dead = (seen.spread > ALIVE * seen.spread.max()) & (seen.code_spread == 0)
-    low, high = seen.limits
+    low, high = seen.tensor.limits(plan.quant)
     weight_db, possible, outlier = _weights(node, model, layer, plan)
     return LayerError(
         node=node,

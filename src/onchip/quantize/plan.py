@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
-from msgspec.structs import replace
 
 from onchip.graph.read import Model
+from onchip.graph.run import Array
 from onchip.quantize import weights as rounding
 from onchip.quantize.correct import bias_shift, by_channel
-from onchip.quantize.ranges import Range, choose, fit
+from onchip.quantize.ranges import Range, choose, fit, limits, rounded
 from onchip.quantize.regions import Layer, Regions
 from onchip.quantize.stats import Stats
 from onchip.spec import InputSpec, QuantSpec
@@ -29,6 +29,14 @@ class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     group: str  # the tensor whose range it shares; its own name where it has one of its own
     bits: int = 8
     rounded: bool = True  # False inside a layer that the chip fuses: the scale is for its compiler
+
+    def coded(self, values: Array, quant: QuantSpec) -> Array:
+        """What is left of values after they were turned into this tensor's codes and back."""
+        return rounded(values, self.scale, self.zero, quant.with_bits(self.bits))
+
+    def limits(self, quant: QuantSpec) -> tuple[float, float]:
+        """The lowest and highest value that has a code."""
+        return limits(self.scale, self.zero, quant.with_bits(self.bits))
 
 
 class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,7 +162,7 @@ def _ranges(
     for tensor, root in regions.groups.items():
         members.setdefault(root, []).append(tensor)
     found: dict[str, Range] = {}
-    eight, more = quant, replace(quant, bits=16, barred_zero=None)
+    eight, more = quant, quant.with_bits(16)
     for root, names in members.items():
         quant = more if root in sixteen else eight
         if spec.name in names and spec.uniform:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onchip.graph.run import Array
 from onchip.quantize.activations import function
 from onchip.quantize.stats import Stats
 from onchip.spec import QuantSpec
@@ -28,7 +29,19 @@ class Range:
 
     def limits(self, quant: QuantSpec) -> tuple[float, float]:
         """The lowest and highest value that has a code."""
-        return (quant.qmin - self.zero) * self.scale, (quant.qmax - self.zero) * self.scale
+        return limits(self.scale, self.zero, quant)
+
+
+def limits(scale: float, zero: int, quant: QuantSpec) -> tuple[float, float]:
+    """Return the lowest and highest value that has a code."""
+    return (quant.qmin - zero) * scale, (quant.qmax - zero) * scale
+
+
+def rounded(values: Array, scale: float, zero: int, quant: QuantSpec) -> Array:
+    """Return what is left of values after they were turned into codes and back."""
+    step = np.float32(scale)
+    codes = np.clip(np.rint(values / step) + zero, quant.qmin, quant.qmax)
+    return np.asarray((codes - zero) * step, np.float32)
 
 
 def fit(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
