@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onchip.artifact import MANIFEST, Artifact, load, save
+from onchip.artifact import FORMAT, MANIFEST, Artifact, load, save
 from onchip.build import parse
 from onchip.errors import InputError, OnchipError
 
@@ -144,7 +144,7 @@ def test_newer_format_says_update(made: Artifact, tmp_path: Path) -> None:
     path = tmp_path / "a.onchip"
     save(made, path)
     with zipfile.ZipFile(path) as archive:
-        data = archive.read(MANIFEST).replace(b'"format": 1', b'"format": 99')
+        data = archive.read(MANIFEST).replace(b'"format": %d' % FORMAT, b'"format": 99')
         entries = [(e.filename, archive.read(e)) for e in archive.infolist()[1:]]
     import hashlib
 

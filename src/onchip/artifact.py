@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from onchip.errors import InputError
 from onchip.spec import HeadSpec, InputSpec, Verdict
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 16 << 20  # bytes
 MAX_ENTRIES = 64
@@ -48,7 +48,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the artifact is: read first, and enough to run the program in it.
 
     `options` are the target's own, as the user gave them. `input` is what the float network
-    expects, `program_input` what the compiled program does.
+    expects, `program_input` what the compiled program does; `program_head` is how its end reads,
+    where that is not as the float network's.
     """
 
     format: int
@@ -60,6 +61,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     input: InputSpec
     head: HeadSpec
     program_input: InputSpec | None = None
+    program_head: HeadSpec | None = None
     stages: tuple[Stage, ...] = ()
     tools: dict[str, str] = {}
     verdicts: tuple[Verdict, ...] = ()

@@ -43,7 +43,7 @@ from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Job, Target, Task
+from onchip.targets.target import Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -263,7 +263,7 @@ def compile_(
         InputError: there is no plan yet, or an option is wrong.
         ToolError: the compiler failed.
     """
-    given = (options or Options()).target
+    given = {**artifact.manifest.options, **(options or Options()).target}
     target = targets.get(artifact.manifest.target)
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     stages = artifact.manifest.stages[:2]
@@ -276,14 +276,42 @@ def compile_(
     task = _task(artifact, images, settings, key, progress)
     made = target.compile(Job(**vars(task), plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
+    if isinstance(made, Prepared):
+        found = _said(artifact.manifest.verdicts, (made.missing, *made.verdicts))
+        return artifact.with_payloads(made.extras, options=given, verdicts=found)
     return artifact.with_payloads(
         {"program": (f"program.{made.suffix}", made.payload), **made.extras},
         program_input=made.input,
+        program_head=made.head,
         options=given,
         stages=(*stages, _record("compile", key, started, **made.notes)),
         tools={**artifact.manifest.tools, **made.tools},
         verdicts=_said(artifact.manifest.verdicts, made.verdicts),
     )
+
+
+def foresee(
+    source: Path,
+    target: str,
+    images: Sequence[Path] = (),
+    *,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> tuple[Artifact, Foresight]:
+    """Say what a build would do: parse, with photos also optimize, and ask the target.
+
+    Raises:
+        InputError: the file or an option is wrong.
+        UnsupportedError: no head that onchip knows.
+    """
+    options = options or Options()
+    chip = targets.get(target)
+    settings = chip.settings(options.target)
+    made, plan = parse(source, target, images, options=options, progress=progress), None
+    if images:
+        made = optimize(made, images, options=options, progress=progress)
+        plan = msgspec.json.decode(made.payload("plan"), type=QuantPlan)
+    return made, chip.foresee(_task(made, images, settings, "", progress), plan)
 
 
 def _task(
@@ -297,6 +325,7 @@ def _task(
         photos=lambda wanted, count: _inputs(images, wanted, count),
         progress=progress,
         key=key,
+        kept=artifact.payloads,
     )
 
 
@@ -511,7 +540,14 @@ def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
     manifest = replace(older.manifest, stages=skipped)
     if name in MADE:  # what later stages made is of another time
         records = {n: r for n, r in manifest.payloads.items() if n in MADE[name]}
-        manifest = replace(manifest, payloads=records, program_input=None, options={}, tools={})
+        manifest = replace(
+            manifest,
+            payloads=records,
+            program_input=None,
+            program_head=None,
+            options={},
+            tools={},
+        )
     return Artifact(manifest, {n: older.payloads[n] for n in manifest.payloads})
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 Role = Literal["box", "class", "object", "all"]
 Letterboxing = Literal["center", "topleft", "stretch"]
 Color = Literal["rgb", "bgr"]
-Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query", "xywh"]
+Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query", "xywh", "found"]
 Scoring = Literal["class", "object", "softmax"]
 Precision = Literal["float32", "float16", "int16"]
 
@@ -99,7 +99,9 @@ class HeadSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `coding` says how four numbers (or four distributions) become a box, `scoring` how a class
     score is formed. `anchors` holds (width, height) in pixels, per level, for "anchor" and
     "prior". `offset` is where in its cell a point lies (0.5 is the centre). `variances` scale
-    "prior" offsets. `order` is that of the four box values of a "prior" head.
+    "prior" offsets. `order` is that of the four box values of a "prior" head. "found" is of a
+    program that decodes and suppresses by itself: its one tensor is `(1, classes, 5, most)`, with
+    top, left, bottom and right as parts of the input, and the score, which is 0 in unused places.
     """
 
     family: str
@@ -133,6 +135,20 @@ class HeadSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def end_nodes(self) -> tuple[str, ...]:
         """The nodes at which the NPU part stops, in order, each once."""
         return tuple(dict.fromkeys(t.node for t in self.tensors))
+
+    def found(self, name: str) -> "HeadSpec":
+        """The head of a program that ends in the boxes themselves, in a tensor of that name."""
+        last = self.tensors[-1]
+        tensor = HeadTensor(
+            name=name, node=last.node, role="all", stride=1.0, start=0, stop=self.classes
+        )
+        return HeadSpec(
+            family=self.family,
+            coding="found",
+            scoring="class",
+            labels=self.labels,
+            tensors=(tensor,),
+        )
 
     def level(self, stride: float) -> tuple[HeadTensor, ...]:
         """The tensors of one level."""

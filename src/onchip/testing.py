@@ -47,7 +47,7 @@ class TargetContract:
         with Detector(made) as detector:
             tensor, _ = prepare(read_image(find_images(photos)[0]), spec)
             found = detector.session(tensor)
-            assert set(found) == set(made.manifest.head.outputs)
+            assert set(found) == set(detector.program.head.outputs)
             assert all(np.isfinite(v).all() for v in found.values())
             assert all(v.dtype == np.float32 for v in found.values())
 

@@ -105,10 +105,10 @@ def _stages(
         emulation = Runner(quantized(artifact).bytes, threads=1, optimize=False)
         inner = msgspec.structs.replace(spec, dtype="uint8" if spec.uniform else "float32")
         stages["plan"] = _program(emulation, inner, manifest.head)
-    if manifest.program_input is not None:
-        session = targets.get(manifest.target).open(artifact, threads=1)
-        run = _in_turn(opened.enter_context(session))
-        stages["compiled"] = _program(run, manifest.program_input, manifest.head)
+    for name, step in targets.get(manifest.target).steps(artifact).items():
+        session = opened.enter_context(step.open())
+        session.limit(FOR_ACCURACY.confidence, FOR_ACCURACY.overlap)
+        stages[name] = _program(_in_turn(session), step.input, step.head)
     return stages, verdicts
 
 
@@ -175,7 +175,7 @@ def _look(
                 truth = sample.truth((image.shape[1], image.shape[0]))
                 folded.matches.append(match(found, truth, head.classes))
             folded.pairings.append(pair(reference, _clear(found)))
-            if made is not None and tensors is not None and made is not tensors:
+            if made and tensors and made is not tensors and tensors.keys() <= made.keys():
                 folded.noise.add(tensors, made)
         last = seen[list(stages)[-1]].pairings[-1]
         examples.append(

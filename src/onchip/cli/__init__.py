@@ -6,6 +6,7 @@ import sys
 VERBS = {
     "demo": ("demo", "the whole story on bundled inputs, in under two minutes"),
     "inspect": ("inspect", "what is in an .onnx, .onchip or .rknn file, with verdicts"),
+    "plan": ("build", "what a build would do, and what will go wrong, with no vendor software"),
     "build": ("build", "model + photos -> a proven, compiled .onchip file (the next three)"),
     "parse": ("build", "read a model, find its head, cut it there, prove the cut"),
     "optimize": ("build", "watch it on photos and decide every scale and precision"),

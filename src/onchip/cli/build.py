@@ -1,4 +1,4 @@
-"""build, parse, optimize, compile."""
+"""plan, build, parse, optimize, compile."""
 
 import resource
 import sys
@@ -11,14 +11,15 @@ from typing import Any, get_args
 import click
 
 from onchip.artifact import Artifact, check_writable, load, save
-from onchip.build import Options, Progress, build, compile_, optimize, parse
+from onchip.build import Options, Progress, build, compile_, foresee, optimize, parse
 from onchip.cli.options import as_json, command, names, size, some
 from onchip.cli.output import bars, print_json, print_text
-from onchip.errors import InputError
+from onchip.errors import InputError, ToolError
 from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
 from onchip.report import data, text
 from onchip.spec import Color, Letterboxing
+from onchip.targets.target import UNFINISHED
 from onchip.toolchains.worker import end_all
 from onchip.vision.preprocess import find_images
 
@@ -193,7 +194,38 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
     photos = _photos(given) if given["photos"] else []
     with bars() as progress:
         made = compile_(artifact, photos, options=_read(given), older=artifact, progress=progress)
+    if made.manifest.program_input is None:
+        save(made, path)
+        missing = next(v for v in made.manifest.verdicts if v.code == UNFINISHED)
+        raise ToolError(missing.message)
     _finish(made, path, as_json)
+
+
+@command("onchip plan best.onnx -t hailo8l --out hailo/")
+@click.argument("model", type=Path)
+@_target
+@_photo_options
+@click.option("--out", type=Path, help="A folder for the files that the vendor's compiler takes.")
+@_model_options
+@_precision_options
+@_target_options
+@as_json
+def plan_verb(model: Path, target: str, out: Path | None, as_json: bool, **given: Any) -> None:
+    """Say what a build of MODEL would do and what will go wrong, with no vendor software.
+
+    With photos (-c) also the precision of every layer is decided.
+    """
+    photos = _photos(given) if given["photos"] else []
+    with bars() as progress:
+        made, seen = foresee(model, target, photos, options=_read(given), progress=progress)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in seen.files.items():
+            (out / name).write_text(content)
+    if as_json:
+        print_json(data.plan(made, seen))
+    else:
+        print_text(text.plan(made, seen, out))
 
 
 def _place(model: Path, chip: str, output: Path | None, *, alone: bool) -> Path:

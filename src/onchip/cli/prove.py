@@ -11,6 +11,7 @@ from onchip.cli.output import bars, print_json, print_text
 from onchip.dataset import samples
 from onchip.dataset.samples import Dataset
 from onchip.detect.detector import Detector
+from onchip.detect.program import FOR_ACCURACY
 from onchip.errors import InputError
 from onchip.measure.evaluate import evaluate
 from onchip.measure.latency import latency
@@ -79,7 +80,8 @@ def eval_verb(file: Path, as_json: bool, **given: Any) -> None:
     """Measure COCO mAP of the compiled FILE on labelled images, with its interval."""
     if given["data"] is None:
         raise InputError("no labelled images", "name a data.yaml: --data data.yaml")
-    with Detector(load(file), threads=1) as detector:
+    seen = {"confidence": FOR_ACCURACY.confidence, "overlap": FOR_ACCURACY.overlap}
+    with Detector(load(file), threads=1, **seen) as detector:
         data, _ = dataset(given, detector.labels)
         parallel = detector.session.parallel
         with bars() as progress:

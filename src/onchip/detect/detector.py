@@ -45,7 +45,9 @@ class Detector:
         self.limits = Limits(confidence, overlap)
         self.labels = manifest.head.labels
         self.session = targets.get(manifest.target).open(self.artifact, threads)
-        self.program = Program(self.session, manifest.program_input, manifest.head)
+        self.session.limit(confidence, overlap)
+        head = manifest.program_head or manifest.head
+        self.program = Program(self.session, manifest.program_input, head)
 
     def __call__(self, image: Image | Path | str) -> Detections:
         """Return what is seen in an image file or a BGR array `(H, W, 3)`, best first."""

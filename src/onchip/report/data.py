@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from onchip.artifact import Artifact
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
@@ -9,7 +11,7 @@ from onchip.measure.diagnose import Cause
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
-from onchip.targets.target import Target
+from onchip.targets.target import Foresight, Target
 
 Data = dict[str, object]
 
@@ -30,6 +32,24 @@ def build(made: Artifact, path: Path, peak_rss_mb: float) -> Data:
         ],
         "peak_rss_mb": round(peak_rss_mb, 1),
         "verdicts": [verdict(v) for v in manifest.verdicts],
+    }
+
+
+def plan(made: Artifact, seen: Foresight) -> Data:
+    """What a build would do."""
+    manifest = made.manifest
+    return {
+        "source": manifest.source,
+        "target": manifest.target,
+        "family": manifest.head.family,
+        "classes": manifest.head.classes,
+        "input": msgspec.to_builtins(manifest.input),
+        "start_nodes": list(seen.start_nodes),
+        "end_nodes": list(seen.end_nodes),
+        "ops_unsupported": list(seen.unsupported),
+        "forecast": list(seen.forecast),
+        "files": dict(seen.files),
+        "verdicts": [verdict(v) for v in (*manifest.verdicts, *seen.verdicts)],
     }
 
 

@@ -1,6 +1,7 @@
 """Results as text for a terminal: plain, aligned, without colours."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import msgspec
@@ -10,7 +11,7 @@ from onchip.measure.accuracy import Accuracy
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
-from onchip.targets.target import Target
+from onchip.targets.target import Foresight, Target
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -67,6 +68,25 @@ def artifact(made: Artifact, path: str) -> str:
     tools = ", ".join(f"{k} {v}" for k, v in manifest.tools.items())
     lines += [f"  tools   {tools}"] if tools else []
     return "\n".join([*lines, *verdicts(manifest.verdicts)])
+
+
+def plan(made: Artifact, seen: Foresight, out: Path | None) -> str:
+    """What a build would do."""
+    manifest, head = made.manifest, made.manifest.head
+    labels = ", ".join(head.labels[:6]) + (", …" if len(head.labels) > 6 else "")
+    lines = [
+        f"{manifest.source} for {manifest.target}, planned without the vendor's software",
+        f"  head    {head.family}, {head.classes} classes ({labels})",
+        f"  input   {manifest.input.describe()}",
+        f"  start   {', '.join(seen.start_nodes)}",
+        f"  end     {', '.join(seen.end_nodes)}",
+        *(f"  {line}" for line in seen.forecast),
+        *(f"  cannot  {line}" for line in seen.unsupported),
+    ]
+    for name, content in seen.files.items():
+        lines += [f"  {out / name}"] if out else ["", f"{name}:", content.rstrip()]
+    lines += [""] if seen.files and out is None else []
+    return "\n".join([*lines, *verdicts((*manifest.verdicts, *seen.verdicts))])
 
 
 def target(found: Target) -> str:

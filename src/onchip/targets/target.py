@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+UNFINISHED = "unfinished"  # the verdict of an artifact that waits for the vendor's compiler
 Photos = Callable[[InputSpec, int], Iterable[npt.NDArray[np.generic]]]  # a few, or 0 for all
 
 
@@ -40,7 +41,7 @@ class Task:
 
     `options` is of the target's own type. `photos` makes so many calibration inputs (0 is all)
     as a given spec wants them, one by one; none where the user gave no photos. `key` names what
-    is compiled.
+    is compiled. `kept` are the payloads of the artifact as it stands.
     """
 
     model: "Model"
@@ -50,6 +51,7 @@ class Task:
     photos: Photos = lambda spec, count: ()
     progress: Progress = lambda what, done, total: None
     key: str = ""
+    kept: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Compiled:
     """What a compiler made: the file's bytes, what it now expects, and who made it.
 
     `notes` go into the record of the stage, `extras` beside the program: name to (file, bytes).
+    `head` is how its end reads, where that is not as the float network's.
     """
 
     payload: bytes
@@ -78,6 +81,45 @@ class Compiled:
     verdicts: tuple[Verdict, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+    head: HeadSpec | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that could be done without the vendor's compiler, for a machine that has it to finish.
+
+    `missing` says what is not here and where to finish; `extras` are as those of `Compiled`.
+    """
+
+    missing: Verdict
+    verdicts: tuple[Verdict, ...] = ()
+    extras: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a build would do, known without building and without the vendor's software.
+
+    `start_nodes` and `end_nodes` are where the vendor's compiler begins and ends, in its order;
+    `unsupported` the operations between them that the chip has not; `forecast` lines for people;
+    `files` what the vendor's compiler is given, by file name.
+    """
+
+    start_nodes: tuple[str, ...]
+    end_nodes: tuple[str, ...]
+    unsupported: tuple[str, ...] = ()
+    forecast: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One way to run an artifact's program: on the chip, or in one of the vendor's emulators."""
+
+    open: "Callable[[], Session]"
+    input: InputSpec
+    head: HeadSpec
 
 
 @dataclass(frozen=True)
@@ -110,6 +152,12 @@ class Session(ABC):
     @abstractmethod
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input of the artifact's `InputSpec`."""
+
+    def limit(self, confidence: float, overlap: float) -> None:  # noqa: B027
+        """Tell a program that suppresses boxes by itself which ones are wanted.
+
+        It may give more than these, never fewer; the file's own limits stay.
+        """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to give back
         """Give the chip back."""
@@ -154,12 +202,35 @@ class Target(ABC):
         yield None
 
     @abstractmethod
-    def compile(self, job: Job) -> Compiled:
-        """Make the file that the chip runs."""
+    def compile(self, job: Job) -> Compiled | Prepared:
+        """Make the file that the chip runs, or all that comes before, where the compiler is not."""
+
+    def foresee(self, task: Task, plan: "QuantPlan | None" = None) -> Foresight:
+        """Say what a build would do; needs none of the vendor's software.
+
+        `plan` is there where photos were given.
+        """
+        return Foresight(
+            start_nodes=(task.input.name,),
+            end_nodes=task.head.end_nodes,
+            unsupported=tuple(
+                f"{n.name} ({n.op_type}) is computed in float"
+                for n in task.model.proto.graph.node
+                if n.op_type not in self.quant.ops and n.op_type != "Constant"
+            ),
+        )
 
     @abstractmethod
     def open(self, artifact: Artifact, threads: int = 0) -> Session:
         """Load an artifact's program on this machine; `threads` bounds a CPU's, 0 is all."""
+
+    def steps(self, artifact: Artifact) -> Mapping[str, Step]:
+        """The ways to run the artifact's program on this machine, by name, in the proof's order."""
+        manifest = artifact.manifest
+        if manifest.program_input is None:
+            return {}
+        head = manifest.program_head or manifest.head
+        return {"compiled": Step(lambda: self.open(artifact, 1), manifest.program_input, head)}
 
     def analysis(
         self, artifact: Artifact, tensor: npt.NDArray[np.generic]

@@ -130,6 +130,7 @@ def xywh(cells: Cells, level: Level) -> Floats:
     return _corners(cells.raw[:2], cells.raw[2:])
 
 
+# how cells become boxes; a "found" head has none, for the program has done it
 CODINGS: dict[Coding, Callable[[Cells, Level], Floats]] = {
     "dfl": dfl,
     "ltrb": ltrb,
@@ -287,6 +288,8 @@ def decode(
         overlap: boxes of one class that overlap more than this are one.
         limit: the most detections to return.
     """
+    if head.coding == "found":
+        return nms(_found(head, tensors, size, confidence), overlap, limit)
     found = list(levels(head, tensors, size))
     hits = [candidates(level, confidence) for level in found]
     values = np.concatenate([h[2] for h in hits])
@@ -302,3 +305,15 @@ def decode(
     if head.coding == "query":
         return seen[np.argsort(-seen.scores, kind="stable")[:limit]]
     return nms(seen, overlap, limit)
+
+
+def _found(
+    head: HeadSpec, tensors: Tensors, size: tuple[int, int], confidence: float
+) -> Detections:
+    """What a program found by itself, in input pixels."""
+    whole = tensors[head.tensors[0].name][0]
+    classes, places = np.nonzero(whole[:, 4] >= max(confidence, np.finfo(np.float32).tiny))
+    top, left, bottom, right, score = whole[classes, :, places].T
+    width, height = size
+    boxes = np.stack([left * width, top * height, right * width, bottom * height], axis=1)
+    return Detections(boxes.astype(np.float32), score, classes)

@@ -1,0 +1,41 @@
+"""What the user may decide about a Hailo build (-O NAME=VALUE)."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class HailoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The compiler's own decisions; every default is explicit, so that nothing is reduced silently.
+
+    `level` is the optimization level: "auto" is the highest that this machine and the photos allow
+    without being reduced, a number is taken as it is, and several ("0,1,2") are built side by side
+    and the best kept. `finetune` forces the fine-tuning of level 2 on or off; "auto" leaves it to
+    the level. `compression` is how many weights may have 4 bits (0 is none, 5 is all).
+    `nms` says where boxes are decoded and suppressed: "cpu" is HailoRT on the host, "nn_core" the
+    chip (where the family can), "none" leaves the raw tensors to onchip; "auto" is "cpu" where the
+    family has it, else "none". `score`, `iou` and `most` are written into the file as defaults, and
+    can be set again at run time. `performance` is the compiler's effort, `utilization` how full
+    each resource of the chip may be (0 leaves it to the compiler), `contexts` whether the network
+    may be cut into several. `fps` and `batch` are what to optimize for (0 leaves them away).
+    `rgb` lets the chip swap the colours of a network that was trained on BGR, so that the program
+    takes RGB. `script` is a file with further lines for the model script. `sdk` is the compiler's
+    version, `memory_mb` the most memory that it may take; 0 is no limit.
+    """
+
+    level: str = "auto"
+    finetune: Literal["auto", "on", "off"] = "auto"
+    compression: Literal[0, 1, 2, 3, 4, 5] = 0
+    nms: Literal["auto", "cpu", "nn_core", "none"] = "auto"
+    score: float = 0.2
+    iou: float = 0.7
+    most: int = 100
+    performance: Literal["", "0", "1", "2", "max"] = ""
+    utilization: float = 0.0
+    contexts: Literal["auto", "single", "multi"] = "auto"
+    fps: int = 0
+    batch: int = 0
+    rgb: bool = False
+    script: str = ""
+    sdk: str = ""
+    memory_mb: int = 0

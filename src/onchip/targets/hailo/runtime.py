@@ -1,0 +1,300 @@
+"""Run a .hef on the chip itself, through HailoRT.
+
+Written to the interface of pyhailort 4.23 and tested with a stand-in that checks each call; not run
+on a chip. The asynchronous interface is used where HailoRT has it: a Hailo-10H has no other.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onchip.errors import DeviceError, OnchipError, ToolError
+from onchip.targets.target import Session, Tensors
+from onchip.toolchains.known import explain
+
+PATIENCE_MS = 10_000  # for one frame
+RETURN = 15.0  # seconds that a lost chip is waited for
+PAUSE = 0.5  # seconds between looks
+GROUP = "SHARED"  # several networks of one process share the chip under one name
+VALUES = 5  # of a box: top, left, bottom, right, score
+
+T = TypeVar("T")
+
+
+class Loaded(Protocol):
+    """A network on the chip, by either interface."""
+
+    def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
+        """Run one input `(1, H, W, 3)`, and return HailoRT's outputs by its own names."""
+
+    def close(self) -> None:
+        """Give the chip back."""
+
+
+class HailoChip(Session):
+    """A Hailo chip with one network on it, shared with others of the process.
+
+    Args:
+        program: the .hef file.
+        outputs: HailoRT's name of each output to (the tensor's name, classes; 0 where it is raw).
+
+    Raises:
+        ToolError: HailoRT is there, but cannot be loaded.
+        DeviceError: there is no chip, it is in use, or it refuses the file.
+    """
+
+    parallel = True
+
+    def __init__(self, program: bytes, outputs: Mapping[str, tuple[str, int]]) -> None:
+        self._program, self._outputs = program, dict(outputs)
+        self._limits: tuple[float, float] | None = None
+        self._lock = Lock()
+        self._platform = _platform()
+        self._loaded: Loaded | None = self._load()
+
+    def _load(self) -> Loaded:
+        return load(self._platform, self._program, self._outputs, self._limits)
+
+    def limit(self, confidence: float, overlap: float) -> None:
+        """Set the thresholds of HailoRT's own suppression; what the file says is only a default."""
+        wanted = (confidence, overlap)
+        suppresses = any(classes for _, classes in self._outputs.values())
+        with self._lock:
+            if not suppresses or wanted == self._limits:
+                return
+            self._limits = wanted
+            self._unload()
+            self._loaded = self._load()
+
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
+        """Run one input `(1, H, W, 3)` of bytes; a chip that was lost is taken up again once."""
+        loaded = self._loaded
+        if loaded is None:
+            raise DeviceError("the chip has been given back")
+        try:
+            found = loaded.run(tensor)
+        except DeviceError as error:
+            found = self._found_again(loaded, error).run(tensor)
+        return {
+            name: _boxes(found[own], classes) if classes else _tensor(found[own])
+            for own, (name, classes) in self._outputs.items()
+        }
+
+    def _found_again(self, lost: Loaded, error: DeviceError) -> Loaded:
+        """Wait until the chip answers again, and load the network anew; one caller does it."""
+        with self._lock:
+            if self._loaded is not lost and self._loaded is not None:
+                return self._loaded
+            self._unload()
+            until = time.monotonic() + RETURN
+            while True:
+                try:
+                    self._loaded = self._load()
+                    return self._loaded
+                except OnchipError:
+                    if time.monotonic() > until:
+                        raise error from None
+                time.sleep(PAUSE)
+
+    def _unload(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            with suppress(OnchipError):  # a lost chip cannot be given back in order
+                loaded.close()
+
+    def close(self) -> None:
+        """Give the chip back."""
+        with self._lock:
+            self._unload()
+
+
+def _platform() -> Any:
+    try:
+        import hailo_platform
+    except (ImportError, OSError) as error:
+        causes = explain("hailort", str(error))
+        raise ToolError(
+            f"HailoRT's Python package cannot be loaded: {error}",
+            causes[0].message if causes else "install the wheel of the library's own version",
+        ) from error
+    return hailo_platform
+
+
+def load(
+    platform: Any,
+    program: bytes,
+    outputs: Mapping[str, tuple[str, int]],
+    limits: tuple[float, float] | None,
+) -> Loaded:
+    """Load a network by the interface that this HailoRT has.
+
+    Raises:
+        DeviceError: there is no chip, it is in use, or it refuses the file.
+    """
+    kind = Model if hasattr(platform.VDevice, "create_infer_model") else Streams
+    return kind(platform, program, outputs, limits)
+
+
+class Model:
+    """The asynchronous interface: several callers, several frames on their way."""
+
+    def __init__(
+        self,
+        platform: Any,
+        program: bytes,
+        outputs: Mapping[str, tuple[str, int]],
+        limits: tuple[float, float] | None,
+    ) -> None:
+        self._outputs = outputs
+        self._lock = Lock()
+        with ExitStack() as opened:
+            device = opened.enter_context(_device(platform))
+            self._model = _asked("load", lambda: device.create_infer_model(program))
+            _asked("set up", lambda: self._set_up(platform, limits))
+            self._network = _asked("configure", self._model.configure)
+            opened.enter_context(self._network)
+            self._opened = opened.pop_all()
+
+    def _set_up(self, platform: Any, limits: tuple[float, float] | None) -> None:
+        self._model.set_batch_size(1)
+        self._model.input().set_format_type(platform.FormatType.UINT8)
+        for name, (_, classes) in self._outputs.items():
+            output = self._model.output(name)
+            output.set_format_type(platform.FormatType.FLOAT32)
+            if classes and limits is not None:
+                output.set_nms_score_threshold(limits[0])
+                output.set_nms_iou_threshold(limits[1])
+
+    def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
+        """Run one input."""
+        buffers = {n: np.empty(self._model.output(n).shape, np.float32) for n in self._outputs}
+        frame = np.ascontiguousarray(tensor[0])
+
+        def begin() -> Any:
+            with self._lock:
+                self._network.wait_for_async_ready(PATIENCE_MS)
+                bindings = self._network.create_bindings(output_buffers=buffers)
+                bindings.input().set_buffer(frame)
+                return bindings, self._network.run_async([bindings])
+
+        bindings, job = _asked("run", begin)
+        _asked("run", lambda: job.wait(PATIENCE_MS))
+        return {n: bindings.output(n).get_buffer() for n in self._outputs}
+
+    def close(self) -> None:
+        """Give the chip back."""
+        _asked("release", self._opened.close)
+
+
+class Streams:
+    """The older interface, one frame at a time, of HailoRT before the asynchronous one."""
+
+    def __init__(
+        self,
+        platform: Any,
+        program: bytes,
+        outputs: Mapping[str, tuple[str, int]],
+        limits: tuple[float, float] | None,
+    ) -> None:
+        self._lock = Lock()
+        with ExitStack() as opened:
+            device = opened.enter_context(_device(platform))
+            self._pipeline = _asked("load", lambda: self._set_up(platform, device, program, opened))
+            if limits is not None and any(classes for _, classes in outputs.values()):
+                _asked("set up", lambda: self._limit(limits))
+            self._opened = opened.pop_all()
+
+    def _set_up(self, platform: Any, device: Any, program: bytes, opened: ExitStack) -> Any:
+        hef = platform.HEF(program)
+        interface = platform.HailoStreamInterface.PCIe
+        settings = platform.ConfigureParams.create_from_hef(hef, interface=interface)
+        group = device.configure(hef, settings)[0]
+        kind = platform.FormatType
+        taken = platform.InputVStreamParams.make(group, format_type=kind.UINT8)
+        given = platform.OutputVStreamParams.make(group, format_type=kind.FLOAT32)
+        self._input = hef.get_input_vstream_infos()[0].name
+        pipeline = opened.enter_context(platform.InferVStreams(group, taken, given))
+        opened.enter_context(group.activate(group.create_params()))
+        return pipeline
+
+    def _limit(self, limits: tuple[float, float]) -> None:
+        self._pipeline.set_nms_score_threshold(limits[0])
+        self._pipeline.set_nms_iou_threshold(limits[1])
+
+    def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
+        """Run one input."""
+        with self._lock:
+            found = _asked(
+                "run", lambda: self._pipeline.infer({self._input: np.ascontiguousarray(tensor)})
+            )
+        return {n: v[0] for n, v in found.items()}
+
+    def close(self) -> None:
+        """Give the chip back."""
+        _asked("release", self._opened.close)
+
+
+def _device(platform: Any) -> Any:
+    """Open the chip, shared: with HailoRT's service also between processes."""
+    if not _asked("scan", platform.Device.scan):
+        raise DeviceError(
+            "no Hailo chip was found",
+            "is it in its slot, is the driver loaded? onchip doctor looks at each",
+        )
+
+    def opened(service: bool) -> Any:
+        params = platform.VDevice.create_params()
+        params.scheduling_algorithm = platform.HailoSchedulingAlgorithm.ROUND_ROBIN
+        params.group_id = GROUP
+        if service:
+            params.multi_process_service = True
+        return platform.VDevice(params)
+
+    try:
+        return _asked("open", lambda: opened(service=False))
+    except DeviceError as error:
+        if "DEVICE_IN_USE" not in str(error) and "(73)" not in str(error):
+            raise
+    try:
+        return _asked("open", lambda: opened(service=True))
+    except DeviceError as error:
+        raise DeviceError(
+            "another process holds the chip",
+            "end it (fuser /dev/hailo0 names it), or start HailoRT's service, through which "
+            "processes share a chip: sudo systemctl enable --now hailort.service",
+        ) from error
+
+
+def _tensor(found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """`(1, C, H, W)` of HailoRT's `(H, W, C)`."""
+    return np.ascontiguousarray(np.moveaxis(found, -1, 0)[None], np.float32)
+
+
+def _boxes(found: Sequence[npt.NDArray[np.floating]], classes: int) -> npt.NDArray[np.float32]:
+    """`(1, classes, 5, most)` of HailoRT's boxes class by class."""
+    most = max((len(rows) for rows in found), default=0)
+    packed = np.zeros((1, classes, VALUES, max(most, 1)), np.float32)
+    for number, rows in enumerate(found):
+        packed[0, number, :, : len(rows)] = np.asarray(rows, np.float32).reshape(-1, VALUES).T
+    return packed
+
+
+def _asked(what: str, call: Callable[[], T]) -> T:
+    """Make a call of HailoRT, whose errors are of many kinds."""
+    try:
+        return call()
+    except OnchipError:
+        raise
+    except Exception as error:
+        cause = f"{error.__cause__}" if error.__cause__ is not None else ""
+        said = " ".join(x for x in (str(error).strip() or type(error).__name__, cause) if x)
+        causes = explain("hailort", f"{type(error).__name__}: {said}")
+        raise DeviceError(
+            f"HailoRT failed to {what}: {said.splitlines()[0]}",
+            causes[0].message if causes else "onchip doctor looks for the cause",
+        ) from error
