@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from onchip.artifact import Artifact
 from onchip.build import Progress, cut_model, silent
@@ -104,13 +106,13 @@ def _worth(faults: Faults) -> tuple[Fault, ...]:
 
 
 def _vendor(
-    artifact: Artifact, inputs: Sequence[object]
+    artifact: Artifact, inputs: Sequence[npt.NDArray[np.generic]]
 ) -> tuple[dict[str, VendorError], tuple[Verdict, ...]]:
     """The vendor's own analysis of the first image; that it is not there is no failure."""
     if artifact.manifest.program_input is None:
         return {}, ()
     target = targets.get(artifact.manifest.target)
     try:
-        return dict(target.analysis(artifact, inputs[0])), ()  # type: ignore[arg-type]
+        return dict(target.analysis(artifact, inputs[0])), ()
     except OnchipError as error:
         return {}, (Verdict(code="no_vendor_analysis", message=str(error), level="info"),)

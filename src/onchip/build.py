@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -192,7 +193,7 @@ def optimize(
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
     parsed = artifact.manifest.stages[:1]
-    most = options.max_float if target.quant.raised else 0
+    most = _most_raised(target, options)
     key = _optimize_key(artifact, target, images, options)
     if (done := _finished(older, "optimize", key)) is not None:
         return done
@@ -562,14 +563,23 @@ def _record(name: str, key: str, started: float, **notes: str) -> Stage:
 
 
 def _digests(images: Sequence[Path]) -> list[bytes]:
-    return [hashlib.blake2b(p.read_bytes(), digest_size=32).digest() for p in images]
+    return [_digest(p, (s := p.stat()).st_size, s.st_mtime_ns) for p in images]
+
+
+@cache
+def _digest(path: Path, size: int, time_ns: int) -> bytes:
+    """Digest a file, once as long as it does not change: each stage asks for every photo's."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=32).digest()
+
+
+def _most_raised(target: Target, options: Options) -> int:
+    return options.max_float if target.quant.raised else 0
 
 
 def _optimize_key(
     parsed: Artifact, target: Target, images: Sequence[Path], options: Options
 ) -> str:
-    most = options.max_float if target.quant.raised else 0
-    decided = (options.keep_float, options.int16, most, options.budget)
+    decided = (options.keep_float, options.int16, _most_raised(target, options), options.budget)
     before = parsed.manifest.stages[0].key
     return _key("optimize", before, target.quant, _digests(images), decided)
 

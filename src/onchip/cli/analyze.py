@@ -8,15 +8,14 @@ import click
 from onchip.artifact import load
 from onchip.cli.options import as_json, command
 from onchip.cli.output import bars, print_json, print_text
-from onchip.cli.prove import dataset
+from onchip.cli.prove import dataset, labelled_images, unlabelled_images
 from onchip.report import layers as report
 
 
 @command("onchip analyze best.onchip -c photos/ --report layers.html")
 @click.argument("file", type=Path)
-@click.option("--data", type=Path, help="A data.yaml with labelled images.")
-@click.option("--split", default="val", show_default=True, help="Which part of it.")
-@click.option("-c", "--photos", help="Images without labels, instead of --data.")
+@labelled_images
+@unlabelled_images
 @click.option(
     "--images",
     type=click.IntRange(0),

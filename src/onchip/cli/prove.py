@@ -1,5 +1,6 @@
 """verify, eval, bench."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,21 @@ from onchip.vision.preprocess import find_images
 
 _data = click.option("--data", type=Path, help="A data.yaml with labelled images.")
 _split = click.option("--split", default="val", show_default=True, help="Which part of it.")
+
+
+def labelled_images(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a verb that takes labelled images."""
+    return _data(_split(function))
+
+
+unlabelled_images = click.option("-c", "--photos", help="Images without labels, instead of --data.")
 _images = click.option("--images", type=click.IntRange(0), default=0, help="At most so many.")
 
 
 @command("onchip verify best.onchip --data data.yaml --report proof.html")
 @click.argument("file", type=Path)
-@_data
-@_split
-@click.option("-c", "--photos", help="Images without labels, instead of --data.")
+@labelled_images
+@unlabelled_images
 @_images
 @click.option(
     "--max-drop",
@@ -72,8 +80,7 @@ def verify_verb(file: Path, as_json: bool, report: Path | None, **given: Any) ->
 
 @command("onchip eval best.onchip --data data.yaml")
 @click.argument("file", type=Path)
-@_data
-@_split
+@labelled_images
 @_images
 @as_json
 def eval_verb(file: Path, as_json: bool, **given: Any) -> None:

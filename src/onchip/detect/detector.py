@@ -1,10 +1,9 @@
 """The Python API: three lines from an artifact to boxes."""
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from onchip.artifact import Artifact, load
+from onchip.closing import Closing
 from onchip.detect.program import Limits, Program
 from onchip.detections import Detections
 from onchip.errors import InputError
@@ -12,7 +11,7 @@ from onchip.targets import target as targets
 from onchip.vision.preprocess import Image, read_image
 
 
-class Detector:
+class Detector(Closing):
     """Finds objects with a built artifact.
 
         from onchip import Detector
@@ -58,14 +57,3 @@ class Detector:
     def close(self) -> None:
         """Give the chip back."""
         self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -35,7 +35,7 @@ def choose_within(
         unit: what a point is, for the verdict.
         progress: called with the number of plans tried.
     """
-    kept = dict.fromkeys(search.plan.floats, "kept in float by the user")
+    kept = dict.fromkeys(search.raised, f"kept in {search.precision} by the user")
     tried = 0
 
     def lost(nodes: dict[str, str]) -> float:

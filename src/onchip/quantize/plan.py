@@ -121,7 +121,9 @@ def make_plan(
     tensors += _fused(regions, seen, quant)
     planned = {t.name: t for t in tensors}
     layers = tuple(
-        _layer_plan(x, model, seen, quant, planned.get(x.data), x.node in wide)
+        _layer_plan(
+            x, model, seen, quant, planned.get(x.data), (reasons or {}).get(x.node), x.node in wide
+        )
         if x.node in regions.integer
         else LayerPlan(
             node=x.node, precision=_float(quant), reason=(reasons or {}).get(x.node, NO_KERNEL)
@@ -211,6 +213,7 @@ def _layer_plan(
     seen: Mapping[str, Stats],
     quant: QuantSpec,
     data: TensorPlan | None,
+    reason: str | None,
     wide: bool,
 ) -> LayerPlan:
     weight = np.asarray(model.constants[model.producers[layer.raw].input[1]], np.float32)
@@ -229,7 +232,7 @@ def _layer_plan(
     return LayerPlan(
         node=layer.node,
         precision="int16" if wide else "int8",
-        reason="" if shift else "bias not corrected: the means of its input are not known",
+        reason=reason or ("" if shift else "bias not corrected: its input's means are not known"),
         scales=tuple(float(v) for v in scales),
         bias_shift=shift,
     )

@@ -1,4 +1,4 @@
-"""Keep the few layers in float without which the network no longer sees.
+"""Raise the few layers without which the network no longer sees: to float, or to 16 bits.
 
 Most networks need none. Where the quantized scores stray too far from the float ones, the tensors
 that fare worst in 8 bits are tried one by one: the layers that make and read one are raised, the
@@ -62,8 +62,24 @@ class Search:
         run = Runner(model.bytes)
         return cls(model, head, spec, seen, plan, probes, [run(t) for t in probes])
 
-    def plan_with(self, floats: Mapping[str, str]) -> QuantPlan:
-        """The plan with layers in float, given as node to reason."""
+    @property
+    def to_float(self) -> bool:
+        """Whether a raised layer computes in float; else its output gets 16 bits."""
+        return self.plan.quant.raised[:1] != ("int16",)
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """The nodes of the layers that are raised already."""
+        return self.plan.floats if self.to_float else self.plan.wide
+
+    @property
+    def precision(self) -> str:
+        """What a layer is raised to, for people."""
+        return "float" if self.to_float else "16 bits"
+
+    def plan_with(self, raised: Mapping[str, str]) -> QuantPlan:
+        """The plan with layers raised, given as node to reason."""
+        floats = tuple(raised) if self.to_float else self.plan.floats
         regions = divide(self.model, self.head, self.plan.quant, floats)
         return make_plan(
             self.model,
@@ -72,8 +88,8 @@ class Search:
             self.plan.quant,
             self.spec,
             images=self.plan.images,
-            reasons=floats,
-            wide=self.plan.wide,
+            reasons=raised,
+            wide=self.plan.wide if self.to_float else tuple(raised),
         )
 
     def graph(self, plan: QuantPlan) -> bytes:
@@ -117,7 +133,7 @@ def choose_precision(
     probes: Tensors,
     limit: int = 3,
 ) -> Precision:
-    """Return the plan, with at most `limit` more layers in float if it strays too far.
+    """Return the plan, with at most `limit` more layers raised if it strays too far.
 
     Args:
         model: the cut float graph.
@@ -132,24 +148,23 @@ def choose_precision(
     loss = search.loss(plan)
     if loss <= GATE or not limit:
         return Precision(plan, loss, warning(loss))
-    floats = dict.fromkeys(plan.floats, "kept in float by the user")
-    best, best_loss = plan, loss
+    before = dict.fromkeys(search.raised, f"kept in {search.precision} by the user")
+    best, best_loss = before, loss
     for layers in candidates(search, limit):
-        nodes = {x.node: "" for x in layers}
-        trial = search.plan_with(floats | nodes)
+        nodes = before | {x.node: "" for x in layers}
+        trial = search.plan_with(nodes)
         if (reached := search.loss(trial)) < best_loss:
-            best, best_loss = trial, reached
+            best, best_loss = nodes, reached
         if best_loss <= GATE:
             break
-    if best is plan:
+    raised = [n for n in best if n not in before]
+    if not raised:
         return Precision(plan, loss, warning(loss))
-    raised = [n for n in best.floats if n not in floats]
-    reason = f"kept in float: brings the score error from {loss:.0%} to {best_loss:.0%}"
-    best = search.plan_with(floats | dict.fromkeys(raised, reason))
-    text = f"{', '.join(raised)} stay in float: "
-    text += f"the score error falls from {loss:.0%} to {best_loss:.0%}"
-    verdict = Verdict(code="layers_in_float", message=text)
-    return Precision(best, best_loss, (verdict, *warning(best_loss)))
+    won = f"the score error falls from {loss:.0%} to {best_loss:.0%}"
+    chosen = search.plan_with(before | dict.fromkeys(raised, f"in {search.precision}: {won}"))
+    code = "layers_in_float" if search.to_float else "layers_in_16_bits"
+    verdict = Verdict(code=code, message=f"{', '.join(raised)} stay in {search.precision}: {won}")
+    return Precision(chosen, best_loss, (verdict, *warning(best_loss)))
 
 
 def warning(loss: float) -> tuple[Verdict, ...]:

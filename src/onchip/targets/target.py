@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from onchip.artifact import Artifact
+from onchip.closing import Closing
 from onchip.errors import InputError, ToolError
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
 
@@ -141,7 +141,7 @@ class Part:
     hint: str = ""
 
 
-class Session(ABC):
+class Session(Closing, ABC):
     """A program on a chip: tensor in, head tensors out (float, by name). Close it when done.
 
     `parallel` says that it may be called from several threads at once.
@@ -153,25 +153,14 @@ class Session(ABC):
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input of the artifact's `InputSpec`."""
 
-    def limit(self, confidence: float, overlap: float) -> None:  # noqa: B027
+    def limit(self, confidence: float, overlap: float) -> None:
         """Tell a program that suppresses boxes by itself which ones are wanted.
 
         It may give more than these, never fewer; the file's own limits stay.
         """
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
+    def close(self) -> None:
         """Give the chip back."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Target(ABC):

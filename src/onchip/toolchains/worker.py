@@ -15,11 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakSet
 
+from onchip.closing import Closing
 from onchip.errors import ToolError
+from onchip.toolchains import install
 from onchip.toolchains.inside import wire
 from onchip.toolchains.install import Environment
 
@@ -43,7 +44,7 @@ def end_all() -> None:
         worker.close()
 
 
-class Worker:
+class Worker(Closing):
     """An SDK at work in its own environment. Close it when done.
 
     Args:
@@ -93,7 +94,6 @@ class Worker:
         _running.add(self)
 
     def _started(self, command: list[str], settings: dict[str, str]) -> "subprocess.Popen[bytes]":
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         with (self.folder / LOG).open("wb") as log:
             try:
                 return subprocess.Popen(
@@ -102,7 +102,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     cwd=self.folder,
-                    env=kept | settings,
+                    env=install.settings() | settings,
                     start_new_session=True,  # Ctrl-C is ours to handle
                 )
             except OSError as error:
@@ -248,17 +248,6 @@ class Worker:
             with suppress(OSError):  # what was not sent is not wanted any more
                 pipe.close()
         self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 # what moves a terminal's cursor or sets its colours or title, and other characters without a face

@@ -4,6 +4,10 @@ from typing import Literal
 
 from msgspec import Struct
 
+from onchip.errors import InputError
+
+LEVELS = ("0", "1", "2", "3", "4")
+
 
 class HailoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The compiler's own decisions; every default is explicit, so that nothing is reduced silently.
@@ -39,3 +43,19 @@ class HailoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     script: str = ""
     sdk: str = ""
     memory_mb: int = 0
+
+    def levels(self) -> tuple[int, ...]:
+        """The optimization levels that are asked for by number; none where it is "auto".
+
+        Raises:
+            InputError: `level` is something else.
+        """
+        if self.level == "auto":
+            return ()
+        words = [w.strip() for w in self.level.split(",")]
+        if not all(w in LEVELS for w in words):
+            raise InputError(
+                f"-O level={self.level} is not an optimization level",
+                "write auto, one of 0 to 4, or several to compare: 0,1,2",
+            )
+        return tuple(dict.fromkeys(int(w) for w in words))
