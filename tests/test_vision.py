@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from onchip.detections import Detections, iou
 from onchip.errors import InputError
-from onchip.spec import InputSpec
+from onchip.spec import HeadSpec, HeadTensor, InputSpec
+from onchip.vision.decode import decode
 from onchip.vision.nms import nms
 from onchip.vision.preprocess import find_images, letterbox, place, prepare, read_image
 
@@ -126,3 +127,19 @@ def test_sources(tmp_path: Path) -> None:
         find_images(f"{tmp_path}/*.jpg")
     cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((4, 4, 3), np.uint8))
     assert find_images(f"{tmp_path}/*.jpg") == find_images(tmp_path)
+
+
+def test_boxes_that_a_program_found_itself() -> None:
+    labels = ("a", "b")
+    tensor = HeadTensor(name="nms", node="", role="all", stride=1, start=0, stop=2)
+    head = HeadSpec(
+        family="yolov8", coding="found", scoring="class", labels=labels, tensors=(tensor,)
+    )
+    whole = np.zeros((1, 2, 5, 3), np.float32)
+    whole[0, 1, :, 0] = (0.1, 0.2, 0.5, 0.6, 0.9)  # top, left, bottom, right, score
+    whole[0, 1, :, 1] = (0.11, 0.2, 0.5, 0.6, 0.8)  # the same object once more
+    whole[0, 0, :, 0] = (0.0, 0.0, 1.0, 1.0, 0.2)  # too faint
+    found = decode(head, {"nms": whole}, (640, 320), confidence=0.25)
+    np.testing.assert_allclose(found.boxes, [[128, 32, 384, 160]])
+    assert found.classes.tolist() == [1]
+    assert len(decode(head, {"nms": whole}, (640, 320), confidence=0)) == 2  # none of the unused
