@@ -18,6 +18,7 @@ import tracemalloc
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -30,9 +31,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onchip.cli.app import run
-from onchip.errors import ToolError
+from onchip.errors import InputError, OnchipError, ToolError
 from onchip.toolchains import install as toolchains
-from onchip.toolchains import known, pins
+from onchip.toolchains import known, machine, pins
+from onchip.toolchains import wheel as user_wheel
 from onchip.toolchains.inside import wire
 from onchip.toolchains.install import Environment, State
 from onchip.toolchains.worker import MOST_LOG, Worker, readable
@@ -326,6 +328,7 @@ def test_pins_are_sound() -> None:
         Path(pins.__file__).with_suffix(".toml").read_bytes(), type=dict[str, pins.Tool]
     )
     for tool in found.values():
+        assert bool(tool.versions) != bool(tool.wheel)
         for pin in tool.versions:
             packages = [p for step in pin.steps for p in step.packages]
             assert all("==" in p for p in packages)
@@ -573,9 +576,9 @@ def test_no_python_that_fits(
     executable(tmp_path / f"python{found}", "echo not installed; exit 127")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     err = said("install", "fake", code=4)[1]
-    assert f"needs Python {found} to {found}, and none was found" in err and "--python PATH" in err
+    assert f"needs Python {found}, and none was found" in err and "--python PATH" in err
     err = said("install", "fake", "--python", sys.executable, code=2)[1]
-    assert f"is Python {HERE}" in err and f"Python {found} to {found} is needed" in err
+    assert f"is Python {HERE}" in err and f"Python {found} is needed" in err
     assert nothing_left(home.folder)
 
 
@@ -652,6 +655,561 @@ def test_a_home_that_cannot_be_written(
     assert f"cannot write {tmp_path / 'file'}" in err and "ONCHIP_TOOLCHAINS" in err
     assert "not installed" in said("list")[0]
     assert "is not installed" in said("doctor", "fake", code=4)[1]
+
+
+# --- an SDK that only its vendor gives out
+
+REAL = pins.tools()
+PLACE = f"linux_{platform.machine()}"
+CLOSED = {
+    "title": "Closed Compiler",
+    "package": "closed-compiler",
+    "machines": [platform.machine()],
+    "systems": ["Linux"],
+    "space_mb": 1,
+    "check": "import closed_compiler, msgspec",
+    "wheel": {
+        "place": "the vendor's site",
+        "file": "closed_compiler-VERSION.whl",
+        "others": {"closed-runtime": "the runtime, for the board"},
+        "headers": {"drawing": ["drawing/draw.h", "Python.h"]},
+        "cure": "sudo apt install libdrawing-dev",
+        "memory_mb": 1,
+        "gpu": "it is slow without",
+        "steps": [{"packages": [pins.WHEEL]}, {"packages": ["fakenumpy==1.0"], "dependencies": False}],
+        "releases": [
+            {"version": "5.0", "python": ("3.10", "3.10"), "libc": "2.1"},
+            {"version": "3.33", "python": (HERE, HERE), "libc": "2.1"},
+            {"version": "3.31", "python": ("3.10", "3.10"), "libc": "2.1"},
+        ],
+    },
+}  # fmt: skip
+
+
+def closed(**changes: Any) -> dict[str, pins.Tool]:
+    """The tool, with changes of what is said of its wheel."""
+    return msgspec.convert(
+        {"closed": CLOSED | {"wheel": CLOSED["wheel"] | changes}},  # type: ignore[operator]
+        dict[str, pins.Tool],
+    )
+
+
+def own_wheel(
+    folder: Path,
+    name: str = "closed_compiler",
+    version: str = "3.33.1",
+    *,
+    tags: tuple[str, ...] = (f"py3-none-{PLACE}",),
+    meta: str = "",
+    file: str = "",
+    code: str = "",
+    claims: str = "",
+) -> Path:
+    """Write the vendor's wheel by hand, under a name that may be another."""
+    folder.mkdir(exist_ok=True)
+    path = folder / (file or f"{name}-{version}-{tags[0]}.whl")
+    info = f"{name}-{version}.dist-info"
+    members = {
+        f"{name}.py": code or "GOOD = True\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {claims or version}\n{meta}\nsaid\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+        + "".join(f"Tag: {t}\n" for t in tags),
+    }
+    members[f"{info}/RECORD"] = "".join(f"{n},,\n" for n in [*members, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for inside, text in members.items():
+            packed.writestr(inside, text)
+    return path
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of toolchains of a test's own, for the closed tool; the GPU is free."""
+    use(monkeypatch, closed())
+    folder = tmp_path / "toolchains"
+    monkeypatch.setenv("ONCHIP_TOOLCHAINS", str(folder))
+    monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(0, "one", 1, 1000),))
+    return folder
+
+
+def pretend(version: str, *, checked: bool = True, digest: str = "d") -> Environment:
+    """Put down what looks, at a glance, like an environment from a wheel."""
+    found = toolchains.environment("closed", version)
+    found.python.parent.mkdir(parents=True)
+    found.python.write_text("")
+    found.log.write_text("")
+    state = State(pins=pins.tool("closed").pin(version).digest, checked=checked, wheel=digest)
+    (found.folder / "onchip.json").write_bytes(msgspec.json.encode(state))
+    return found
+
+
+def test_from_the_users_wheel(brought: Path, said: Said, wheels: Path, tmp_path: Path) -> None:
+    """Downloaded twice, as the browser names it; into an environment that did not exist."""
+    own = own_wheel(
+        tmp_path / "down loads",
+        file="closed_compiler-3.33.1 (1).whl",
+        meta="Requires-Dist: fakedep (==1.0) ; extra == 'x'",
+    )
+    out, err = said("install", "closed", "--wheel", own, "--wheels", wheels)
+    assert out == f"closed   3.33.1   ready  {brought / 'closed-3.33.1'}\n" and err == ""
+    found = toolchains.ready("closed")
+    assert (found.version, toolchains.doctor(found)) == ("3.33.1", None)
+    state = found.state
+    assert state is not None and state.wheel == user_wheel.read(own).sha256
+    assert (site(found) / "closed_compiler.py").exists()
+    assert not (site(found) / "fakedep.py").exists()
+    assert sorted(p.name for p in found.folder.iterdir()) == ["install.log", "onchip.json", "venv"]
+    before = found.log.stat().st_size
+    # again, with the wheel and without it
+    assert "ready" in said("install", "closed", "--wheel", own)[0]
+    assert "ready" in said("install", "closed")[0]
+    assert "ready" in said("install", "closed", "--version", "3.33")[0]
+    assert found.log.stat().st_size == before
+    assert "ready" in said("doctor", "closed")[0]
+    # another wheel of that version is another tool
+    other = own_wheel(tmp_path / "other", code="GOOD = 2\n")
+    assert toolchains._resumable(found, pins.tool("closed").pin("3.33.1"), "another") is None
+    assert "ready" in said("install", "closed", "--wheel", other, "--wheels", wheels)[0]
+    assert "2" in (site(found) / "closed_compiler.py").read_text()
+    (site(found) / "closed_compiler.py").unlink()
+    assert "mending takes its wheel" in said("install", "closed", code=2)[1]
+    assert "mend with: onchip toolchain install closed --wheel FILE" in said("doctor", code=4)[1]
+    assert "removed" in said("remove", "closed")[0]
+    assert nothing_left(brought)
+
+
+def test_an_install_of_a_wheel_goes_on_where_it_stopped(
+    brought: Path, said: Said, wheels: Path, tmp_path: Path
+) -> None:
+    own, none = own_wheel(tmp_path / "own"), tmp_path / "none"
+    none.mkdir()
+    err = said("install", "closed", "--wheel", own, "--wheels", none, code=4)[1]
+    assert "No matching distribution found for fakenumpy==1.0" in err
+    found = toolchains.environment("closed", "3.33.1")
+    assert found.state is not None and found.state.done == 1
+    assert found.lack == "only half installed" and "only half" in said("list")[0]
+    with pytest.raises(ToolError) as caught:
+        toolchains.ready("closed")
+    assert caught.value.hint == "run: onchip toolchain install closed --wheel FILE"
+    assert "ready" in said("install", "closed", "--wheel", own, "--wheels", wheels)[0]
+    assert found.log.read_text().count("Successfully installed closed") == 1
+
+
+def test_the_newest_of_a_line_is_used(brought: Path) -> None:
+    for version in ("3.31.0", "3.9.0", "3.33.1", "5.0.0"):
+        pretend(version)
+    pretend("5.1.0", checked=False)
+    assert [e.version for e in toolchains.installed()] == [
+        "5.1.0",
+        "5.0.0",
+        "3.33.1",
+        "3.31.0",
+        "3.9.0",
+    ]
+    for asked, got in {"": "5.0.0", "3": "3.33.1", "3.31": "3.31.0", "3.31.0": "3.31.0"}.items():
+        assert toolchains.ready("closed", asked).version == got
+    with pytest.raises(ToolError, match=r"Closed Compiler 3\.3 is not installed") as caught:
+        toolchains.ready("closed", "3.3")
+    assert "from the vendor's site" in caught.value.hint
+    with pytest.raises(ToolError, match=r"5\.1\.0 is only half installed"):
+        toolchains.ready("closed", "5.1")
+
+
+def test_pins_that_change_are_seen_and_other_pythons_are_not(
+    brought: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of Pythons that grows must not ask the user for the wheel again."""
+    found = pretend("3.33.1")
+    use(monkeypatch, closed(releases=[{"version": "9", "python": ("3.10", "3.19"), "libc": "2.1"}]))
+    assert found.ready
+    use(monkeypatch, closed(steps=[{"packages": [pins.WHEEL]}]))
+    assert found.lack == "installed from older pins"
+
+
+def test_where_a_wheel_comes_from(brought: Path, said: Said, tmp_path: Path) -> None:
+    err = said("install", "closed", code=2)[1]
+    assert "Closed Compiler comes only from its vendor, as a wheel: name yours" in err
+    assert (
+        "get closed_compiler-VERSION.whl from the vendor's site; then: onchip toolchain install closed --wheel FILE"
+        in err
+    )
+    assert "with --wheel FILE: closed" in said("list")[0]
+    assert "--wheel FILE" in said("doctor", "closed", code=4)[1]
+    own = own_wheel(tmp_path / "own")
+    err = said("install", "closed", "--wheel", own, "--version", "3.31", code=2)[1]
+    assert "is version 3.33.1, not 3.31" in err
+    assert not brought.exists()
+
+
+def test_a_wheel_for_a_tool_that_has_pins(home: Home, said: Said, tmp_path: Path) -> None:
+    err = said("install", "fake", "--wheel", own_wheel(tmp_path / "own"), code=2)[1]
+    assert "Fake SDK does not come from a wheel of yours" in err
+    assert nothing_left(home.folder)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    place = data.index(b"closed_compiler.py") + 20
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def page(path: Path) -> None:
+    path.write_text("<!doctype html><title>Log in</title>" * 50)
+
+
+def other_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("readme.txt", "here")
+
+
+def no_wheel_file(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr(
+            "closed_compiler-1.dist-info/METADATA", "Name: closed_compiler\nVersion: 1.0\n"
+        )
+
+
+def huge_text(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("closed_compiler-1.dist-info/METADATA", "Name: a\n" * (1 << 18))
+
+
+def lzma(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as packed:
+        packed.writestr("closed_compiler-1.dist-info/METADATA", "Name: a\n")
+
+
+def bomb(path: Path) -> None:
+    """A few bytes that claim to be twelve gigabytes."""
+    with zipfile.ZipFile(path, "a") as packed:
+        for name in ("a.bin", "b.bin", "c.bin"):
+            packed.writestr(name, "tiny")
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    for name in (b"a.bin", b"b.bin", b"c.bin"):
+        entry = data.rindex(b"PK\x01\x02", directory, data.index(name, directory))
+        data[entry + 24 : entry + 28] = struct.pack("<I", 0xFFFFFFF0)
+    path.write_bytes(data)
+
+
+def many_claimed(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 12 : end + 16] = struct.pack("<I", 1 << 30)
+    path.write_bytes(data)
+
+
+def zip64(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-22] + b"PK\x06\x07" + bytes(16) + path.read_bytes()[-22:])
+
+
+DAMAGED = {
+    cut: "is cut off",
+    flip: "cannot be unpacked",
+    empty: "is empty",
+    page: "is not even a zip",
+    other_zip: "is a zip, but no wheel",
+    no_wheel_file: "it has no WHEEL",
+    huge_text: "its METADATA claims 2097152 bytes",
+    lzma: "packed in a way that wheels are not",
+    bomb: "it claims more than 8 GB",
+    many_claimed: "claims too many files",
+    zip64: "claims too many files",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=lambda d: d.__name__)
+def test_what_is_no_whole_wheel(
+    damage: Callable[[Path], None], brought: Path, said: Said, tmp_path: Path
+) -> None:
+    own = own_wheel(tmp_path / "own")
+    damage(own)
+    err = said("install", "closed", "--wheel", own, code=2)[1]
+    assert DAMAGED[damage] in err and ("download it again" in err or "name the .whl" in err)
+    assert not brought.exists()
+
+
+def test_a_wheel_that_is_not_there(brought: Path, said: Said, tmp_path: Path) -> None:
+    assert "No such file" in said("install", "closed", "--wheel", tmp_path / "none.whl", code=2)[1]
+    assert "is not a file" in said("install", "closed", "--wheel", tmp_path, code=2)[1]
+    os.mkfifo(tmp_path / "pipe.whl")
+    assert "is not a file" in said("install", "closed", "--wheel", tmp_path / "pipe.whl", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "code"),
+    [
+        ({"name": "closed_runtime"}, "is not Closed Compiler: it is the runtime, for the board", 2),
+        ({"name": "requests"}, "is not Closed Compiler: it is the package requests 3.33.1", 2),
+        ({"tags": ("py3-none-win_amd64",)}, "is for win_amd64", 3),
+        ({"tags": ("py3-none-linux_riscv64",)}, "is for linux_riscv64", 3),
+        ({"meta": "Requires-Python: >=3.6,<3.9"}, "is for >=3.6,<3.9, and onchip's side of it needs Python 3.10", 3),
+        ({"tags": (f"cp38-cp38-{PLACE}",)}, "is for cp38, and onchip's side of it", 3),
+        ({"meta": "Requires-Python: ==3.99.*"}, "needs Python 3.10 or newer", 3),
+        ({"meta": "Requires-Python: >=3.25,<3.28"}, "needs Python 3.25 to 3.27, and none was found", 4),
+        ({"claims": "../../../x"}, "it does not say its version", 2),
+        ({"claims": "1.0/../../x"}, "it does not say its version", 2),
+        ({"tags": (), "file": "a.whl"}, "it does not say for which system it is", 2),
+        ({"name": "", "file": "a.whl"}, "it does not say its name", 2),
+        ({"claims": "newest"}, "it does not say its version", 2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_wheel(
+    changes: dict[str, Any], text: str, code: int, brought: Path, said: Said, tmp_path: Path
+) -> None:
+    own = own_wheel(tmp_path / "own", **changes)
+    err = said("install", "closed", "--wheel", own, code=code)[1]
+    assert text in err
+    assert not brought.exists() or nothing_left(brought)
+
+
+HAILO = "hailo_dataflow_compiler"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "tag", "text"),
+    [
+        ("hailort", "4.23.0", "cp310-cp310-linux_x86_64", "it is HailoRT, the runtime for the board"),
+        ("hailo_model_zoo", "2.12.0", "py3-none-any", "it is the Hailo Model Zoo, which onchip does not need"),
+        (HAILO, "3.33.1", "py3-none-win_amd64", "is for win_amd64"),
+    ],
+)  # fmt: skip
+def test_hailos_other_wheels(
+    name: str, version: str, tag: str, text: str, said: Said, tmp_path: Path, monkeypatch: Any
+) -> None:
+    use(monkeypatch, REAL)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    own = own_wheel(tmp_path / "own", name, version, tags=(tag,))
+    err = said("install", "hailo", "--wheel", own, code=3 if name == HAILO else 2)[1]
+    assert text in err
+    assert (
+        "hailo_dataflow_compiler-VERSION-py3-none-linux_x86_64.whl, from Hailo's Developer Zone, after registration"
+        in err
+    )
+
+
+def test_hailos_compiler_runs_on_one_kind_of_machine(said: Said, monkeypatch: Any) -> None:
+    use(monkeypatch, REAL)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    err = said("install", "hailo", "--wheel", "any.whl", code=3)[1]
+    assert "Hailo Dataflow Compiler does not run on Linux aarch64" in err
+
+
+@pytest.mark.parametrize(
+    ("version", "low", "high", "known_one"),
+    [
+        ("3.25.0", "3.10", "3.10", True),
+        ("3.33.1", "3.10", "3.12", True),
+        ("5.2.0", "3.10", "3.12", True),
+        ("3.34.0", "3.10", "3.12", False),
+        ("6.0.0", "3.10", "3.12", False),
+        ("3.14.0", "3.10", "3.10", False),
+    ],
+)
+def test_which_python_hailos_versions_run_on(
+    version: str, low: str, high: str, known_one: bool, tmp_path: Path
+) -> None:
+    tool = REAL["hailo"]
+    own = user_wheel.read(
+        own_wheel(tmp_path / "own", HAILO, version, tags=("py3-none-linux_x86_64",))
+    )
+    assert own.fits("Linux", "x86_64") and not own.fits("Linux", "aarch64")
+    told: list[str] = []
+    found = toolchains._pythons(tool, tool.pin(version), own, told.append)
+    assert found == (low, high)
+    assert bool(told) is not known_one
+    assert all("is installed all the same" in t and "5.2, 5.1, 5.0, 3.33" in t for t in told)
+
+
+RANGES = {
+    ">=3.10,<3.13": (10, 12),
+    ">=3.8, <=3.11": (10, 10),  # 3.11.1 is past 3.11
+    "==3.12.*": (12, 12),
+    "~=3.10": (10, 29),
+    "~=3.10.0": (10, 10),
+    ">3.10.99,<4": (11, 29),
+    "!=3.10.*,>=3.9": (11, 29),
+    "": (10, 29),
+    "what": (10, 29),
+    "<3": None,
+    ">=3": (10, 29),
+}
+
+
+@pytest.mark.parametrize("clauses", RANGES)
+def test_requires_python(clauses: str, tmp_path: Path) -> None:
+    minors = user_wheel.read(
+        own_wheel(tmp_path / "own", meta=f"Requires-Python: {clauses}")
+    ).minors()
+    assert ((minors[0], minors[-1]) if minors else None) == RANGES[clauses]
+
+
+TAGS = {
+    "py3-none": (10, 29),
+    "cp311-cp311": (11, 11),
+    "cp37-abi3": (10, 29),
+    "py2.py3-none": (10, 29),
+    "py311-none": (11, 29),
+    "cp312-cp312.abi3": (12, 29),
+    "py2-none": None,
+    "pp310-pypy310_pp73": None,
+}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags(tag: str, tmp_path: Path) -> None:
+    own = user_wheel.read(own_wheel(tmp_path / "own", tags=(f"{tag}-{PLACE}",)))
+    minors = own.minors()
+    assert ((minors[0], minors[-1]) if minors else None) == TAGS[tag]
+    assert own.file == f"closed_compiler-3.33.1-{tag}-{PLACE}.whl"
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_a_wheel_of_any_bytes_ends_in_one_line(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = own_wheel(Path(folder))
+        whole = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 6))):
+            place = data.draw(st.integers(0, len(whole) - 1))
+            whole[place : place + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+            whole = whole or bytearray(b"x")
+        path.write_bytes(whole)
+        with suppress(OnchipError):
+            found = user_wheel.read(path)
+            assert "/" not in found.version + found.name + found.file
+            return
+        with pytest.raises(InputError) as caught:
+            user_wheel.read(path)
+        assert "\n" not in str(caught.value) and caught.value.hint
+
+
+# --- what this machine has of what it needs
+
+
+def c_compiler(folder: Path, *headers: str) -> None:
+    """A compiler that finds these headers."""
+    tests = " ".join(f"*'<{h}>'*) exit 0;;" for h in headers)
+    text = f'case "$(cat)" in {tests} *) echo "no such file" >&2; exit 1;; esac'
+    executable(folder / "mycc", text)
+
+
+@pytest.mark.parametrize(
+    ("headers", "missing"),
+    [
+        (("drawing/draw.h", "Python.h"), []),
+        (("Python.h",), ["the header drawing/draw.h"]),
+        ((), ["the header drawing/draw.h", "the header Python.h"]),
+        (None, ["a C compiler (mycc)"]),
+    ],
+)
+def test_headers_that_a_requirement_is_compiled_with(
+    headers: tuple[str, ...] | None,
+    missing: list[str],
+    brought: Path,
+    said: Said,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = own_wheel(tmp_path / "own", meta="Requires-Dist: Drawing>=1.0\n")
+    monkeypatch.setenv("CC", "mycc -pthread")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    if headers is not None:
+        c_compiler(tmp_path, *headers)
+    source, own = closed()["closed"].wheel, user_wheel.read(path)
+    assert source is not None
+    assert toolchains._missing_headers(source, own, sys.executable, None) == missing
+    if missing:
+        err = said("install", "closed", "--wheel", path, code=4)[1]
+        assert f"Closed Compiler needs {' and '.join(missing)} on this machine" in err
+        assert "sudo apt install libdrawing-dev" in err
+        assert nothing_left(brought)
+    # a wheel of that requirement needs no compiler, nor does an SDK without it
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    assert toolchains._missing_headers(source, own, sys.executable, folder) == missing
+    wheel(folder, "drawing", "1.0", {})
+    assert toolchains._missing_headers(source, own, sys.executable, folder) == []
+    other = user_wheel.read(own_wheel(tmp_path / "other"))
+    assert toolchains._missing_headers(source, other, sys.executable, None) == []
+
+
+def test_the_real_compiler_of_this_machine(tmp_path: Path, monkeypatch: Any) -> None:
+    found = machine.c_compiler(sys.executable, toolchains.settings())
+    if not found.there:
+        pytest.skip(f"there is no C compiler here ({found.command[0]})")
+    assert found.finds("stdio.h") and not found.finds("drawing/draw.h")
+    (tmp_path / "drawing").mkdir()
+    (tmp_path / "drawing" / "draw.h").write_text("")
+    monkeypatch.setenv("CFLAGS", f"-O2 -isystem '{tmp_path}'")
+    assert machine.c_compiler(sys.executable, toolchains.settings()).finds("drawing/draw.h")
+    monkeypatch.setenv("CC", "")
+    assert machine.c_compiler(str(tmp_path / "no python"), {}).command[0] == "cc"
+
+
+def smi(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    executable(folder / "nvidia-smi", text)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(
+        tmp_path,
+        "echo '0, NVIDIA GeForce RTX 4060 Ti, 409, 8188'; echo '1, A10G, 410, 8188'; echo '2, X, [N/A], 1'",
+        monkeypatch,
+    )
+    one, two = machine.gpus()
+    assert (one.free, two.free) == (True, False)
+    assert one.describe() == "NVIDIA GeForce RTX 4060 Ti, 5 % of 8188 MB in use"
+    for broken in ("echo 'No devices were found'; exit 6", "echo nonsense", "exec kill -9 $$"):
+        smi(tmp_path, broken, monkeypatch)
+        assert machine.gpus() == ()
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert machine.gpus() == ()
+
+
+def test_what_is_worth_a_word(
+    brought: Path, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little memory, an old C library, a busy GPU and an unknown version keep nobody from trying."""
+    releases = [{"version": "3.30", "python": (HERE, HERE), "libc": "2.999"}]
+    use(monkeypatch, closed(memory_mb=1 << 30, releases=releases))
+    monkeypatch.setattr(machine, "gpus", lambda: (machine.Gpu(0, "RTX", 400, 1000),))
+    text = f'[ "$3" = venv ] && exit 1; exec {shlex.quote(sys.executable)} "$@"'
+    python = executable(tmp_path / "python", text)
+    own = own_wheel(tmp_path / "own")
+    said._capfd.readouterr()
+    assert (
+        run(["toolchain", "install", "closed", "--wheel", str(own), "--python", str(python)]) == 4
+    )
+    err = said._capfd.readouterr()[1]
+    words = [x.removeprefix("warning: ") for x in err.splitlines() if x.startswith("warning: ")]
+    assert words[0] == (
+        "Closed Compiler 3.33.1 is not among the versions that onchip knows (3.30): it is installed all the same"
+    )
+    assert words[1].startswith("glibc here is 2.") and words[1].endswith(
+        "is made for 2.999, and may not start"
+    )
+    assert words[2].endswith(f"MB of memory are few for Closed Compiler: {1 << 30} are advised")
+    assert words[3] == "no free NVIDIA GPU (RTX, 40 % of 1000 MB in use): it is slow without"
+    assert len(words) == 4
+
+
+def test_another_c_library(brought: Path, said: Said, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    err = said("install", "closed", "--wheel", own_wheel(tmp_path / "own"), code=3)[1]
+    assert "needs a Linux with glibc" in err
+    assert nothing_left(brought)
 
 
 # --- what is cut off

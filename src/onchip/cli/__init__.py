@@ -5,7 +5,8 @@ import sys
 # verb: (module, what it does). A verb's module is loaded when the verb is used.
 VERBS = {
     "demo": ("demo", "the whole story on bundled inputs, in under two minutes"),
-    "inspect": ("inspect", "what is in an .onnx, .onchip or .rknn file, with verdicts"),
+    "inspect": ("inspect", "what is in an .onnx, .onchip, .hef, .har or .rknn file"),
+    "diff": ("inspect", "what differs between two compiled files or artifacts"),
     "plan": ("build", "what a build would do, and what will go wrong, with no vendor software"),
     "build": ("build", "model + photos -> a proven, compiled .onchip file (the next three)"),
     "parse": ("build", "read a model, find its head, cut it there, prove the cut"),
@@ -18,6 +19,7 @@ VERBS = {
     "analyze": ("analyze", "layer by layer: where it broke, and what raising it would win"),
     "targets": ("inspect", "the chips that onchip builds for, and what is installed"),
     "toolchain": ("toolchain", "install, list, check or remove a vendor's SDK"),
+    "doctor": ("doctor", "what is wrong with this machine, or with a log, and what to do"),
 }
 
 USAGE = """Usage: onchip VERB FILE [options]

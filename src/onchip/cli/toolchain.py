@@ -18,26 +18,46 @@ ACTIONS = ("install", "list", "remove", "doctor")
 @click.argument("action", type=click.Choice(ACTIONS))
 @click.argument("name", required=False, default="")
 @click.option("--version", default="", help="Of the SDK; the newest that onchip knows by default.")
+@click.option("--wheel", type=Path, help="The SDK itself, where only its vendor gives it out.")
 @click.option("--wheels", type=Path, help="Install from this folder of wheels, without network.")
 @click.option("--python", default="", help="The interpreter to build the environment on.")
 @as_json
 def toolchain_verb(
-    action: str, name: str, version: str, wheels: Path | None, python: str, as_json: bool
+    action: str,
+    name: str,
+    version: str,
+    wheel: Path | None,
+    wheels: Path | None,
+    python: str,
+    as_json: bool,
 ) -> int:
     """Install, list, check or remove a vendor's SDK.
 
     An SDK never enters onchip's own environment. An install that was cut off goes on where it
-    stopped; one that is broken is mended.
+    stopped; one that is broken is mended. Before a --wheel is installed, it is looked at, and what
+    it needs on this machine.
     """
     if action in ("install", "remove") and not name:
         raise InputError(f"{action} which?", f"allowed are {', '.join(pins.tools())}")
     if name:
         pins.tool(name)  # or it says that there is none
+    told: list[str] = []
     if action == "install":
-        with bars() as progress:
-            found = [
-                toolchains.install(name, version, wheels=wheels, python=python, progress=progress)
-            ]
+        try:
+            with bars() as progress:
+                made = toolchains.install(
+                    name,
+                    version,
+                    wheel=wheel,
+                    wheels=wheels,
+                    python=python,
+                    progress=progress,
+                    tell=told.append,
+                )
+        finally:
+            for text in told if not as_json else []:
+                click.echo(f"warning: {text}", err=True)
+        found = [made]
     elif action == "remove":
         with bars() as progress:
             found = toolchains.remove(name, version, progress)
@@ -50,8 +70,10 @@ def toolchain_verb(
     failure = _failure([e for e in found if wrong.get(e.folder)], len(found))
     if as_json:
         data: dict[str, object] = {
-            "toolchains": [_data(e, action, wrong.get(e.folder)) for e in found]
+            "toolchains": [_data(e, action, wrong.get(e.folder)) for e in found],
         }
+        if action == "install":
+            data["warnings"] = told
         if failure is not None:
             data["error"] = {
                 "code": failure.code,
@@ -75,18 +97,17 @@ def _failure(broken: list[Environment], count: int) -> ToolError | None:
     if not broken:
         return None
     first = broken[0]
-    forgotten = first.version not in [p.version for p in pins.tool(first.name).versions]
-    verb = "remove" if forgotten else "install"
-    return ToolError(
-        f"{len(broken)} of {count} toolchains do not work",
-        f"mend with: onchip toolchain {verb} {first.name} --version {first.version}",
-    )
+    return ToolError(f"{len(broken)} of {count} toolchains do not work", f"mend with: {first.mend}")
 
 
 def _none() -> str:
     known = pins.tools().items()
     lines = [f"{n:<8} {t.title}, {t.space_mb} MB: not installed" for n, t in known]
-    return "\n".join([*lines, "install one with: onchip toolchain install NAME"])
+    brought = [n for n, t in known if t.wheel]
+    last = (
+        f"install one with: onchip toolchain install NAME; with --wheel FILE: {', '.join(brought)}"
+    )
+    return "\n".join([*lines, last if brought else last.partition(";")[0]])
 
 
 def _line(found: Environment, action: str, wrong: str | None) -> str:

@@ -2,7 +2,8 @@
 
 An environment is a folder `NAME-VERSION` with a venv and `onchip.json`, which says which steps are
 done: an install that was cut off goes on where it stopped. Nothing is ever installed into onchip's
-own environment.
+own environment. An SDK that only its vendor gives out comes from the user's own wheel, which is
+looked at, as the machine is, before anything is installed.
 """
 
 import os
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,22 +24,29 @@ from msgspec import Meta, Struct
 from platformdirs import user_data_path
 
 from onchip.errors import InputError, ToolError, UnsupportedError
-from onchip.toolchains import pins
+from onchip.toolchains import machine, pins
+from onchip.toolchains import wheel as user_wheel
 from onchip.toolchains.known import explain
-from onchip.toolchains.pins import Pin, Tool, tool
+from onchip.toolchains.pins import Pin, Source, Tool, tool
+from onchip.toolchains.wheel import Wheel
 
 STATE = "onchip.json"
 LOG = "install.log"
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Tell = Callable[[str], None]  # is told what is no error, but worth knowing
 
 
-class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far an install is: the pins it follows, the steps done, and whether it was checked."""
+class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How far an install is: the pins it follows, the steps done, and whether it was checked.
+
+    `wheel` is the SHA-256 of the wheel that the user brought, where the SDK comes from one.
+    """
 
     pins: str
     done: Annotated[int, Meta(ge=0)] = 0
     checked: bool = False
+    wheel: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,16 +79,26 @@ class Environment:
     def lack(self) -> str:
         """What keeps it from use, as far as a glance shows; empty where nothing does."""
         state = self.state
-        known = {p.version: p.digest for p in tool(self.name).versions}
         if not self.folder.exists():
             return "not installed"
-        if self.version not in known:
+        try:
+            pin = tool(self.name).pin(self.version)
+        except InputError:
             return "a version that this onchip no longer knows"
         if state is None or not state.checked:
             return "only half installed"
-        if state.pins != known[self.version]:
+        if state.pins != pin.digest:
             return "installed from older pins"
         return "" if self.python.exists() else "without its Python"
+
+    @property
+    def mend(self) -> str:
+        """The command that installs it anew, or removes one that onchip no longer knows."""
+        known = tool(self.name)
+        if known.wheel is not None:
+            return f"onchip toolchain install {self.name} --wheel FILE"
+        verb = "install" if self.version in [p.version for p in known.versions] else "remove"
+        return f"onchip toolchain {verb} {self.name} --version {self.version}"
 
     @property
     def ready(self) -> bool:
@@ -103,24 +122,37 @@ def environment(name: str, version: str = "") -> Environment:
 def ready(name: str, version: str = "") -> Environment:
     """Return a tool's environment, ready to use; the newest that is, where no version is named.
 
+    Of a tool that comes from the user's own wheels, the beginning of a version will do: "3" or
+    "3.31".
+
     Raises:
         ToolError: it is not installed, or only half.
     """
-    versions = [version] if version else [p.version for p in tool(name).versions]
-    found = [environment(name, v) for v in versions]
+    known = tool(name)
+    if known.wheel is not None:
+        found = [e for e in installed() if e.name == name and pins.within(e.version, version)]
+    else:
+        versions = [version] if version else [p.version for p in known.versions]
+        found = [environment(name, v) for v in versions]
     for one in found:
         if one.ready:
             return one
     there = next((e for e in found if e.folder.exists()), None)
+    if there is not None:
+        raise ToolError(f"{known.title} {there.version} is {there.lack}", f"run: {there.mend}")
+    named = f"{known.title} {version}".strip()
+    if known.wheel is not None:
+        raise ToolError(f"{named} is not installed", _bring(name, known.wheel))
     command = f"run: onchip toolchain install {name}"
-    if there is None:
-        named = f"{tool(name).title} {version}".strip()
-        raise ToolError(
-            f"{named} is not installed", command + (f" --version {version}" if version else "")
-        )
     raise ToolError(
-        f"{tool(name).title} {there.version} is {there.lack}",
-        f"{command} --version {there.version}",
+        f"{named} is not installed", command + (f" --version {version}" if version else "")
+    )
+
+
+def _bring(name: str, source: Source) -> str:
+    """Say where a wheel comes from, and what to do with it."""
+    return (
+        f"get {source.file} from {source.place}; then: onchip toolchain install {name} --wheel FILE"
     )
 
 
@@ -128,51 +160,74 @@ def installed() -> list[Environment]:
     """Return every environment that exists, whole or not, those of forgotten versions last."""
     found = [environment(n, p.version) for n, t in pins.tools().items() for p in t.versions]
     for name in pins.tools():
-        for folder in sorted(home().glob(f"{name}-*")):
-            one = Environment(name, folder.name.removeprefix(f"{name}-"), folder)
-            # ours only: whoever copies an environment away may lose nothing
-            if one not in found and one.state is not None and one.log.exists():
-                found.append(one)
+        others = [
+            Environment(name, folder.name.removeprefix(f"{name}-"), folder)
+            for folder in home().glob(f"{name}-[0-9]*")
+        ]
+        # ours only: whoever copies an environment away may lose nothing
+        found += [
+            one
+            for one in sorted(others, key=lambda e: pins.order(e.version), reverse=True)
+            if one not in found and one.log.exists() and _ours(one)
+        ]
     return [e for e in found if e.folder.exists()]
+
+
+def _ours(found: Environment) -> bool:
+    # the install of a wheel's version that was cut off early has no record, and no pins either
+    return found.state is not None or tool(found.name).wheel is not None
 
 
 def install(
     name: str,
     version: str = "",
     *,
+    wheel: Path | None = None,
     wheels: Path | None = None,
     python: str = "",
     progress: Progress = lambda what, done, total: None,
+    tell: Tell = lambda text: None,
 ) -> Environment:
     """Build a tool's environment, or finish or mend the one that is there.
 
     Args:
         name: the tool.
         version: one that has pins; the newest where empty.
+        wheel: the user's own wheel, of a tool that comes from one.
         wheels: a folder of wheels to install from, without any network.
         python: the interpreter to build on; one that fits is looked for where empty.
         progress: is told how far it is.
+        tell: is told what is worth knowing, but no error.
 
     Raises:
-        InputError: the folder of wheels or the interpreter is not there.
+        InputError: the wheel, the folder of wheels or the interpreter is not there, or another.
         UnsupportedError: the SDK does not run on this machine.
-        ToolError: a step failed; what was done before stays.
+        ToolError: this machine lacks something, or a step failed; what was done before stays.
     """
-    known, found = tool(name), environment(name, version)
-    pin = known.pin(found.version)
+    known = tool(name)
     _check_machine(known)
     if wheels is not None and not wheels.is_dir():
         raise InputError(f"{wheels} is not a folder", "name the one that holds the .whl files")
+    if known.wheel is not None and wheel is None:
+        return _there(name, known, known.wheel, version)
+    brought = _brought(known, version, wheel) if wheel else None
+    found = environment(name, brought.version if brought else version)
+    pin, digest = known.pin(found.version), brought.sha256 if brought else ""
     with _writable(), _alone(found.folder, progress) as lock:
-        if found.ready and _check(found, known) is None:
+        if found.ready and _same(found, digest) and _check(found, known) is None:
             return found
-        state = _resumable(found, pin)
+        state = _resumable(found, pin, digest)
+        interpreter = str(found.python)
         if state is None:
-            interpreter = _interpreter(pin, python)
-            state = _start_over(found, known, interpreter, lock)
-        for number in range(state.done, len(pin.steps)):
-            progress("install", number, len(pin.steps))
-            _step(found, pin, number, wheels, lock)
+            interpreter = _interpreter(_pythons(known, pin, brought, tell), python)
+        if brought is not None:
+            _check_needs(known, brought, interpreter, wheels, tell)
+        if state is None:
+            state = _start_over(found, known, interpreter, lock, digest)
+        with _named(brought) as file:
+            for number in range(state.done, len(pin.steps)):
+                progress("install", number, len(pin.steps))
+                state = _step(found, pin, state, file, wheels, lock)
         progress("install", len(pin.steps), len(pin.steps))
         if (failure := _check(found, known)) is not None:
             (found.folder / STATE).unlink()  # going on from here would only fail again
@@ -181,8 +236,134 @@ def install(
                 f"to see all of it: {found.python} -c {shlex.quote(known.check)}; "
                 "the next install starts over",
             )
-        _record(found, State(pins=pin.digest, done=len(pin.steps), checked=True))
+        _record(found, msgspec.structs.replace(state, checked=True))
     return found
+
+
+def _same(found: Environment, digest: str) -> bool:
+    """Whether an environment was made from the wheel of a digest; "" is no wheel."""
+    state = found.state
+    return state is not None and state.wheel == digest
+
+
+def _there(name: str, known: Tool, source: Source, version: str) -> Environment:
+    """Return the environment of an SDK whose wheel the user did not name this time.
+
+    Raises:
+        InputError: there is none that works.
+    """
+    try:
+        found = ready(name, version)
+    except ToolError as error:
+        raise InputError(
+            f"{known.title} comes only from its vendor, as a wheel: name yours",
+            _bring(name, source),
+        ) from error
+    if (wrong := _check(found, known)) is not None:
+        raise InputError(
+            f"{known.title} {found.version} does not start ({wrong}); mending takes its wheel",
+            f"run: {found.mend}",
+        )
+    return found
+
+
+def _brought(known: Tool, version: str, path: Path) -> Wheel:
+    """Return the wheel that the user named, if it is the tool's, and of that version."""
+    source = known.wheel
+    if source is None:
+        raise InputError(f"{known.title} does not come from a wheel of yours", "leave --wheel away")
+    found = user_wheel.read(path)
+    wanted = f"what is wanted is {source.file}, from {source.place}"
+    if found.name != known.package:
+        what = source.others.get(found.name, f"the package {found.name} {found.version}")
+        raise InputError(f"{path.name} is not {known.title}: it is {what}", wanted)
+    if not any(found.fits(s, m) for s in known.systems for m in known.machines):
+        place = ", ".join(dict.fromkeys(t.split("-")[2] for t in found.tags))
+        raise UnsupportedError(f"{path.name} is for {place}", wanted)
+    if not pins.within(found.version, version):
+        raise InputError(
+            f"{path.name} is version {found.version}, not {version}", "leave --version away"
+        )
+    return found
+
+
+def _pythons(known: Tool, pin: Pin, brought: Wheel | None, tell: Tell) -> tuple[str, str]:
+    """Return the first and the last Python that an SDK runs on."""
+    if brought is None or known.wheel is None:
+        return pin.python
+    release = known.wheel.release(pin.version)
+    if not pins.within(pin.version, release.version):
+        tell(
+            f"{known.title} {pin.version} is not among the versions that onchip knows "
+            f"({known.wheel.known()}): it is installed all the same"
+        )
+    return user_wheel.python_range(brought, release.python)
+
+
+def _check_needs(
+    known: Tool, brought: Wheel, interpreter: str, wheels: Path | None, tell: Tell
+) -> None:
+    """Look whether this machine has what an SDK needs, before pip finds out.
+
+    Raises:
+        ToolError: it lacks something.
+        UnsupportedError: it is of another kind.
+    """
+    source = known.wheel
+    assert source is not None
+    here, made = machine.libc(), pins.order(source.release(brought.version).libc)
+    if not here:
+        raise UnsupportedError(
+            f"{known.title} needs a Linux with glibc", "its vendor supports Ubuntu"
+        )
+    if lacking := _missing_headers(source, brought, interpreter, wheels):
+        raise ToolError(f"{known.title} needs {' and '.join(lacking)} on this machine", source.cure)
+    if here < made:
+        tell(
+            f"glibc here is {_dotted(here)}; {known.title} {brought.version} is made for "
+            f"{_dotted(made)}, and may not start"
+        )
+    memory = machine.memory_mb()
+    if 0 < memory < source.memory_mb:
+        tell(f"{memory} MB of memory are few for {known.title}: {source.memory_mb} are advised")
+    gpus = machine.gpus()
+    if not any(g.free for g in gpus):
+        seen = "; ".join(g.describe() for g in gpus) or "there is none"
+        tell(f"no free NVIDIA GPU ({seen}): {source.gpu}")
+
+
+def _missing_headers(
+    source: Source, brought: Wheel, interpreter: str, wheels: Path | None
+) -> list[str]:
+    """Return the headers that are missing for what pip must compile, or the compiler."""
+    built = [
+        headers
+        for package, headers in source.headers.items()
+        if package in brought.requires
+        and not (wheels and any(wheels.glob(f"{package.replace('-', '_')}-*.whl")))
+    ]
+    if not built:
+        return []
+    compiler = machine.c_compiler(interpreter, settings())
+    if not compiler.there:
+        return [f"a C compiler ({compiler.command[0]})"]
+    return [f"the header {h}" for headers in built for h in headers if not compiler.finds(h)]
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+@contextmanager
+def _named(brought: Wheel | None) -> Iterator[str]:
+    """Give a wheel the name that pip insists on, whatever the download called it."""
+    if brought is None:
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="onchip-") as folder:
+        link = Path(folder) / brought.file
+        link.symlink_to(brought.path.absolute())
+        yield str(link)
 
 
 def remove(
@@ -229,10 +410,10 @@ def _check_space(folder: Path, known: Tool) -> None:
         )
 
 
-def _interpreter(pin: Pin, given: str) -> str:
+def _interpreter(pythons: tuple[str, str], given: str) -> str:
     """Return a Python that the SDK runs on: the given one, ours, or one on the path."""
-    low, high = (tuple(int(n) for n in v.split(".")) for v in pin.python)
-    wanted = f"Python {pin.python[0]} to {pin.python[1]}"
+    low, high = (tuple(int(n) for n in v.split(".")) for v in pythons)
+    wanted = f"Python {' to '.join(pythons)}" if low < high else f"Python {pythons[0]}"
     if given:
         path = shutil.which(given)
         if path is None:
@@ -315,10 +496,10 @@ def _is(file: int, path: Path) -> bool:
         return False
 
 
-def _resumable(found: Environment, pin: Pin) -> State | None:
+def _resumable(found: Environment, pin: Pin, digest: str = "") -> State | None:
     """Return how far an install came that was cut off, if it can go on from there."""
     state = found.state
-    if state is None or state.checked or state.pins != pin.digest:
+    if state is None or state.checked or state.pins != pin.digest or state.wheel != digest:
         return None
     if not _version(str(found.python)):
         return None
@@ -329,7 +510,7 @@ def _resumable(found: Environment, pin: Pin) -> State | None:
     return state
 
 
-def _start_over(found: Environment, known: Tool, interpreter: str, lock: int) -> State:
+def _start_over(found: Environment, known: Tool, interpreter: str, lock: int, digest: str) -> State:
     if found.folder.exists():
         (found.folder / STATE).unlink(missing_ok=True)  # it must not speak for what comes now
         shutil.rmtree(found.folder)
@@ -337,20 +518,26 @@ def _start_over(found: Environment, known: Tool, interpreter: str, lock: int) ->
     found.folder.mkdir()
     command = [interpreter, "-I", "-m", "venv", str(found.folder / "venv")]
     _run(found, command, "making the environment", lock)
-    state = State(pins=known.pin(found.version).digest)
+    state = State(pins=known.pin(found.version).digest, wheel=digest)
     _record(found, state)
     return state
 
 
-def _step(found: Environment, pin: Pin, number: int, wheels: Path | None, lock: int) -> None:
-    step = pin.steps[number]
+def _step(
+    found: Environment, pin: Pin, state: State, file: str, wheels: Path | None, lock: int
+) -> State:
+    step = pin.steps[state.done]
+    packages = [file if p == pins.WHEEL else p for p in step.packages]
     command = [str(found.python), "-I", "-m", "pip", "install", "--no-input"]
     command += ["--disable-pip-version-check"]
     command += [] if step.dependencies else ["--no-deps"]
     if wheels is not None:
         command += ["--no-index", "--find-links", str(wheels.resolve())]
-    _run(found, [*command, *step.packages], f"installing {', '.join(step.packages[:3])}", lock)
-    _record(found, State(pins=pin.digest, done=number + 1))
+    what = ", ".join(Path(p).name for p in packages[:3])
+    _run(found, [*command, *packages], f"installing {what}", lock)
+    state = msgspec.structs.replace(state, done=state.done + 1)
+    _record(found, state)
+    return state
 
 
 def _run(found: Environment, command: list[str], what: str, lock: int) -> None:
@@ -366,19 +553,19 @@ def _run(found: Environment, command: list[str], what: str, lock: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=_settings(),
+            env=settings(),
             pass_fds=(lock,),
             check=False,
         )
     if done.returncode:
         said = found.log.read_bytes()[before:].decode(errors="replace")
-        causes = [v.message for v in explain("pip", said)]
+        causes = [v.message for t in (found.name, "pip") for v in explain(t, said)]
         hints = [*causes[:1], f"the whole log is {found.log}", "the next try goes on from here"]
         raise ToolError(f"{what} failed: {_reason(said, done.returncode)}", "; ".join(hints))
 
 
-def _settings() -> dict[str, str]:
-    """The environment variables for an SDK's Python: what would lead packages elsewhere is out."""
+def settings() -> dict[str, str]:
+    """Return the environment variables for an SDK's Python: none leads packages elsewhere."""
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN"}
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k not in elsewhere
@@ -405,7 +592,7 @@ def _check(found: Environment, known: Tool) -> str | None:
             text=True,
             errors="replace",
             timeout=300,
-            env=_settings(),
+            env=settings(),
             cwd=found.folder,  # not the user's, whose files may be named like the SDK's modules
             check=False,
         )

@@ -70,7 +70,7 @@ class Worker(Closing):
         self.name = name
         self.seconds = 0.0  # spent in calls
         self._memory_mb = memory_mb
-        self._mend = f"onchip toolchain install {environment.name} --version {environment.version}"
+        self._mend = environment.mend
         self._killed = self._closed = False
         # the SDK splits paths at spaces
         place = None if " " not in tempfile.gettempdir() else "/tmp"  # noqa: S108

@@ -87,22 +87,28 @@ class Calls:
         """Load the model script, instead of any before."""
         self._runner.load_model_script(text)
 
-    def optimize(self, *, images: int, shape: list[int]) -> None:
-        """Quantize on the photos `0.npy` to `{images - 1}.npy`, each `shape` (H, W, 3) of bytes."""
-        photos = self._photos(images, shape)
+    def optimize(self, *, folder: str, images: int, shape: list[int]) -> None:
+        """Quantize on photos.
+
+        Args:
+            folder: where `0.npy` to `{images - 1}.npy` lie.
+            images: how many there are.
+            shape: of each, (H, W, 3), bytes.
+        """
+        photos = self._photos(Path(folder), images, shape)
         self._progress("optimize", 0, 2)
         self._runner.optimize_full_precision(calib_data=photos)
         self._progress("optimize", 1, 2)
         self._runner.optimize(photos)
         self._progress("optimize", 2, 2)
 
-    def _photos(self, images: int, shape: list[int]) -> Callable[[], object]:
+    def _photos(self, folder: Path, images: int, shape: list[int]) -> Callable[[], object]:
         """The photos as the Model Zoo hands them over: one after the other, never all at once."""
         import tensorflow as tf
 
         def each() -> Iterator[tuple[Array, dict[str, object]]]:
             for number in range(images):
-                yield np.load(f"{number}.npy").astype(np.float32), {}
+                yield np.load(folder / f"{number}.npy").astype(np.float32), {}
 
         kind = tf.TensorSpec(shape=tuple(shape), dtype=tf.float32)
         return lambda: tf.data.Dataset.from_generator(each, output_signature=(kind, {}))
