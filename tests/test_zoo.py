@@ -46,7 +46,7 @@ def ultralytics(tmp_path_factory: pytest.TempPathFactory) -> types.ModuleType:
     return pytest.importorskip("ultralytics", reason="the zoo needs ultralytics: make test ALL=1")
 
 
-def export(module: types.ModuleType, name: str, folder: Path) -> Path:
+def export(module: types.ModuleType, name: str, folder: Path, **more: object) -> Path:
     """Export a model of random weights whose outputs differ from cell to cell."""
     import torch
 
@@ -64,7 +64,7 @@ def export(module: types.ModuleType, name: str, folder: Path) -> Path:
         model.model.eval()
     os.chdir(folder)
     options = {"format": "onnx", "imgsz": SIZE, "simplify": False, "verbose": False, "opset": 17}
-    exported = Path(model.export(**options))
+    exported = Path(model.export(**options, **more))
     return exported if exported.is_absolute() else folder / exported
 
 

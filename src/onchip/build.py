@@ -111,7 +111,7 @@ def build(
             )
     except ToolError as error:
         log = {"log": ("compile.log", error.log.encode())} if error.log else {}
-        keep(made.with_payloads(log))
+        keep(made.with_payloads({**log, **error.parts}))
         raise
 
 
@@ -275,7 +275,8 @@ def compile_(
     started = time.perf_counter()
     progress("compile", 0, 1)
     task = _task(artifact, images, settings, key, progress)
-    made = target.compile(Job(**vars(task), plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
+    fields = vars(task) | {"kept": (older or artifact).payloads}
+    made = target.compile(Job(**fields, plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
     if isinstance(made, Prepared):
         found = _said(artifact.manifest.verdicts, (made.missing, *made.verdicts))
@@ -326,7 +327,6 @@ def _task(
         photos=lambda wanted, count: _inputs(images, wanted, count),
         progress=progress,
         key=key,
-        kept=artifact.payloads,
     )
 
 

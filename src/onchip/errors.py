@@ -8,6 +8,8 @@ OnchipError
 └── DeviceError       5   a board or an accelerator failed or cannot be reached
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -44,9 +46,14 @@ class UnsupportedError(OnchipError):
 
 
 class ToolError(OnchipError):
-    """A runtime or a vendor's tool failed; `log` is what it printed, where it was kept."""
+    """A runtime or a vendor's tool failed.
+
+    `log` is what it printed, where it was kept; `parts` what it had made until then, to go on from:
+    name to (file, bytes).
+    """
 
     log: str = ""
+    parts: Mapping[str, tuple[str, bytes]] = MappingProxyType({})
     exit_code = 4
     code = "tool"
 

@@ -35,6 +35,14 @@ CLEAR = 0.25  # the score from which a detection counts for matching
 See = Callable[[Image], tuple[Detections, "Tensors | None"]]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One row of the proof: what looks at an image, and how the tensors read that it hands out."""
+
+    see: See
+    head: HeadSpec
+
+
 def verify(
     artifact: Artifact,
     data: Dataset,
@@ -84,10 +92,10 @@ def verify(
 
 def _stages(
     artifact: Artifact, samples: Sequence[Sample], opened: ExitStack
-) -> tuple[dict[str, See], list[Verdict]]:
+) -> tuple[dict[str, Stage], list[Verdict]]:
     """Every stage that exists, by name, in order; what must be closed goes to `opened`."""
     manifest, model = artifact.manifest, cut_model(artifact)
-    stages: dict[str, See] = {}
+    stages: dict[str, Stage] = {}
     verdicts: list[Verdict] = []
     spec = manifest.input
     example = prepare(read_image(samples[0].path), spec)[0]
@@ -97,7 +105,7 @@ def _stages(
         )
         whole = read.prepared(source, (spec.width, spec.height))
         own = original(whole, model, manifest.head, example, threads=1)
-        stages["original"] = _original(own, spec)
+        stages["original"] = Stage(_original(own, spec), manifest.head)
     except OnchipError as error:
         verdicts.append(Verdict(code="original_unread", message=str(error), level="warning"))
     stages["cut"] = _program(Runner(model.bytes, threads=1), spec, manifest.head)
@@ -125,9 +133,9 @@ def _in_turn(session: Session) -> Run:
     return run
 
 
-def _program(run: Run, spec: InputSpec, head: HeadSpec) -> See:
+def _program(run: Run, spec: InputSpec, head: HeadSpec) -> Stage:
     program = Program(run, spec, head)
-    return lambda image: program.see(image, FOR_ACCURACY)
+    return Stage(lambda image: program.see(image, FOR_ACCURACY), head)
 
 
 def _original(own: Original, spec: InputSpec) -> See:
@@ -155,7 +163,7 @@ class _Seen:
 
 
 def _look(
-    stages: Mapping[str, See],
+    stages: Mapping[str, Stage],
     samples: Sequence[Sample],
     head: HeadSpec,
     labelled: bool,
@@ -163,9 +171,9 @@ def _look(
 ) -> tuple[dict[str, _Seen], list[Example]]:
     def one(sample: Sample) -> tuple[Sample, Image, list[tuple[Detections, Tensors | None]]]:
         image = read_image(sample.path)
-        return sample, image, [see(image) for see in stages.values()]
+        return sample, image, [stage.see(image) for stage in stages.values()]
 
-    seen = {name: _Seen(Noise(head)) for name in stages}
+    seen = {name: _Seen(Noise(head, stage.head)) for name, stage in stages.items()}
     examples: list[Example] = []
     for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
         reference = _clear(results[0][0])
@@ -190,7 +198,7 @@ def _clear(found: Detections) -> Detections:
 
 
 def _rows(
-    stages: Mapping[str, See], seen: Mapping[str, _Seen], classes: int, labelled: bool
+    stages: Mapping[str, Stage], seen: Mapping[str, _Seen], classes: int, labelled: bool
 ) -> list[Row]:
     rows: list[Row] = []
     for name in stages:

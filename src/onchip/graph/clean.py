@@ -4,6 +4,7 @@ ONNX Runtime's basic optimizations keep to standard operators and keep node name
 dependency already; see docs/decisions/0003-clean-with-onnxruntime.md.
 """
 
+import heapq
 import math
 import tempfile
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def clean(model: Model, *, check: bool = True) -> Cleaned:
         onnx.helper.make_opsetid(d, v) for d, v in wanted.items() if d in used or d == "ai.onnx"
     )
     _name_nodes(proto)
+    _in_order(proto, model.proto)
     cleaned = merge_focus(model.changed(proto))
     return Cleaned(cleaned, _compare(model, cleaned) if check else float("nan"))
 
@@ -92,6 +94,33 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
                 name += "_"
             node.name = name
             taken.add(name)
+
+
+def _in_order(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
+    """Put the nodes back into the file's own order: vendors' compilers number layers by it.
+
+    A node that is new comes as soon as it can.
+    """
+    places = {n.name: i for i, n in enumerate(before.graph.node)}
+    nodes = list(proto.graph.node)
+    makers = {o: i for i, n in enumerate(nodes) for o in n.output}
+    waiting = [{makers[t] for t in n.input if t in makers} for n in nodes]
+    readers: dict[int, list[int]] = {}
+    for index, before_it in enumerate(waiting):
+        for maker in before_it:
+            readers.setdefault(maker, []).append(index)
+    heap = [(places.get(nodes[i].name, -1), i) for i, w in enumerate(waiting) if not w]
+    heapq.heapify(heap)
+    ordered = []
+    while heap:
+        _, index = heapq.heappop(heap)
+        ordered.append(nodes[index])
+        for reader in readers.get(index, ()):
+            waiting[reader].discard(index)
+            if not waiting[reader]:
+                heapq.heappush(heap, (places.get(nodes[reader].name, -1), reader))
+    del proto.graph.node[:]
+    proto.graph.node.extend(ordered)
 
 
 @np.errstate(all="ignore")  # what is not finite is judged by the proof

@@ -30,7 +30,8 @@ def split_ends(cut: Cut) -> Cut:
         node, weights = _slice(cut, tensor)
         nodes.append(node)
         graph.initializer.extend(weights)
-        tensors.append(replace(tensor, name=node.output[0], start=0, stop=tensor.channels))
+        part = {"name": node.output[0], "node": node.name, "start": 0, "stop": tensor.channels}
+        tensors.append(replace(tensor, **part))
     del graph.node[:]
     graph.node.extend(nodes)
     outputs = [o for o in graph.output if o.name not in splittable]

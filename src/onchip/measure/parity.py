@@ -70,24 +70,32 @@ def parity(pairings: Sequence[Pairing], noise: "Noise | None" = None) -> Parity:
 class Noise:
     """Adds up signal and error of head tensors over images.
 
-    Scores are compared as scores: how far below zero a logit lies does not matter to anyone.
+    Scores are compared as scores: how far below zero a logit lies does not matter to anyone. The
+    same where only one of the two has its sigmoid applied already.
+
+    Args:
+        head: how the reference reads.
+        other: how the tensors that are held against it read.
     """
 
-    def __init__(self, head: HeadSpec) -> None:
-        self._scores = {
+    def __init__(self, head: HeadSpec, other: HeadSpec | None = None) -> None:
+        theirs = {t.name: t.activated for t in (other or head).tensors}
+        unit = {
             t.name
             for t in head.tensors
-            if t.role in ("class", "object") and not t.activated and head.scoring != "softmax"
+            if theirs.get(t.name, t.activated) != t.activated
+            or (t.role in ("class", "object") and head.scoring != "softmax")
         }
+        self._raw = {t.name for t in head.tensors if t.name in unit and not t.activated}
+        self._raw_found = {n for n in unit if not theirs.get(n, False)}
         self._power: dict[str, float] = {}
         self._error: dict[str, float] = {}
 
     def add(self, reference: Tensors, found: Tensors) -> None:
         """Take in one image."""
         for name, wanted in reference.items():
-            values, made = wanted, found[name]
-            if name in self._scores:
-                values, made = sigmoid(values), sigmoid(made)
+            values = sigmoid(wanted) if name in self._raw else wanted
+            made = sigmoid(found[name]) if name in self._raw_found else found[name]
             power, error = np.square(values), np.square(values - made)
             self._power[name] = self._power.get(name, 0.0) + float(power.sum(dtype=np.float64))
             self._error[name] = self._error.get(name, 0.0) + float(error.sum(dtype=np.float64))

@@ -14,8 +14,16 @@ MOST = 300
 Tensors = Sequence[Mapping[str, Array]]
 
 
-def agreement(head: HeadSpec, size: tuple[int, int], wanted: Tensors, found: Tensors) -> float:
+def agreement(
+    head: HeadSpec,
+    size: tuple[int, int],
+    wanted: Tensors,
+    found: Tensors,
+    other: HeadSpec | None = None,
+) -> float:
     """Return how alike the detections are that two sets of head tensors give, 0 to 1.
+
+    `other` is how the second set reads, where that is not as the first.
 
     Detections of one class that overlap by half are pairs; each counts as much as its boxes
     overlap and its scores are alike, and one without a partner counts nothing. 1 where neither
@@ -23,7 +31,7 @@ def agreement(head: HeadSpec, size: tuple[int, int], wanted: Tensors, found: Ten
     """
     alike = total = 0.0
     for first, second in zip(wanted, found, strict=True):
-        a, b = _seen(head, first, size), _seen(head, second, size)
+        a, b = _seen(head, first, size), _seen(other or head, second, size)
         overlaps = iou(a.boxes, b.boxes)
         for row, column in pairs(a, b):
             shift = abs(float(a.scores[row] - b.scores[column]))

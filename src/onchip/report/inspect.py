@@ -21,7 +21,7 @@ from onchip.graph.read import Model, TensorInfo
 from onchip.quantize.plan import QuantPlan
 from onchip.report import data as as_data
 from onchip.report import text as as_text
-from onchip.spec import Verdict
+from onchip.spec import Verdict, short
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,10 @@ def _compiled(tensor: RknnTensor) -> str:
     shape = ", ".join(map(str, tensor.shape))
     text = f"{tensor.name} {tensor.dtype}[{shape}] {tensor.layout}".rstrip()
     if tensor.mean:
-        text += f", mean {_numbers(tensor.mean)}, std {_numbers(tensor.std)}"
+        text += f", mean {short(tensor.mean)}, std {short(tensor.std)}"
     if tensor.scale is not None:
         text += f", scale {tensor.scale:.4g}, zero {tensor.zero}"
     return text
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    texts = [f"{v:g}" for v in values]
-    return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
 
 
 def model(path: Path, size: tuple[int, int] | None) -> Inspection:

@@ -1,0 +1,270 @@
+"""Hailo's chips as targets.
+
+What is planned here rests on Hailo's public zoo and logs; the arithmetic is the documented outline
+(8-bit codes with a zero point, one scale per tensor, activations fused into the layer before them),
+not measured as Rockchip's was: the compiler decides its own scales. Neither the compiler nor a chip
+was run; see docs/targets/hailo.md.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
+
+from onchip.artifact import Artifact
+from onchip.errors import InputError, ToolError, UnsupportedError
+from onchip.formats import hef as hef_file
+from onchip.spec import HeadSpec, InputSpec, QuantSpec
+from onchip.targets.hailo import guard
+from onchip.targets.hailo.options import HailoOptions
+from onchip.targets.target import (
+    Compiled,
+    Foresight,
+    Job,
+    Part,
+    Prepared,
+    Session,
+    Step,
+    Target,
+    Task,
+    VendorError,
+)
+from onchip.toolchains import install
+
+if TYPE_CHECKING:
+    from onchip.quantize.plan import QuantPlan
+
+TOOL = "hailo"
+QUANTIZED_STEP = "quantized"
+
+_MOVES = frozenset(
+    {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
+    | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
+)
+_ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish", "silu"})
+
+
+class _Settled(HailoOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The options, and what the user's script holds: a build is made of that too."""
+
+    script_text: str = ""
+
+
+class Hailo(Target):
+    """What all of Hailo's chips share; a chip adds its name and its line of compilers."""
+
+    quant = QuantSpec(
+        raised=("int16",),
+        ops=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "Sigmoid", "AveragePool"})
+        | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool"}
+        | _MOVES,
+        shared=_MOVES,
+        fused=_ACTIVATIONS,
+        fused_depthwise=_ACTIVATIONS,
+        folded=frozenset({"Sigmoid"}),
+    )
+    options = HailoOptions
+    verified = "planned against Hailo's zoo; its compiler and a chip by stand-ins only, never run"
+    uses_photos = True
+    reproducible = False
+    line: ClassVar[str] = "3"  # of the compiler
+
+    def environment(self, version: str = "") -> install.Environment:
+        """The compiler's environment for this chip: the one named, or the newest of its line.
+
+        Raises:
+            ToolError: there is none.
+        """
+        return install.ready(TOOL, version or self.line)
+
+    def version(self) -> str:
+        """The compiler's version; empty where it is not installed."""
+        try:
+            return self.environment().version
+        except ToolError:
+            return ""
+
+    def parts(self) -> tuple[Part, ...]:
+        """The compiler, and on a board the runtime."""
+        board = "found" if find_spec("hailo_platform") else ""
+        get = f"onchip toolchain install {TOOL} --wheel FILE"
+        return (
+            Part(f"Hailo Dataflow Compiler {self.line}.x", self.version(), get),
+            Part("HailoRT (on the board)", board, "sudo apt install hailo-all, on a Raspberry Pi"),
+        )
+
+    def settings(self, given: Mapping[str, str]) -> Struct:
+        """Read the options, and the user's own script, if one is named."""
+        options = super().settings(given)
+        assert isinstance(options, HailoOptions)
+        options.levels()  # or it says what is wrong
+        path = Path(options.script)
+        if options.script and not path.is_file():
+            raise InputError(f"there is no file {path}", "-O script= names a model script (.alls)")
+        text = path.read_text(errors="replace") if options.script else ""
+        return _Settled(**msgspec.structs.asdict(options), script_text=text)
+
+    def foresee(self, task: Task, plan: "QuantPlan | None" = None) -> Foresight:
+        """Say what the compiler will be told, what it will do with it, and what will go wrong."""
+        from onchip.targets.hailo.foresee import foresee
+
+        options = task.options
+        assert isinstance(options, _Settled)
+        return foresee(self.name, task, options, plan, options.script_text)
+
+    def compile(self, job: Job) -> Compiled | Prepared:
+        """Quantize and compile; without the compiler, prepare all that it will want.
+
+        Raises:
+            InputError: the options contradict each other, or there are no photos.
+            ToolError: the compiler failed, or did less than it was asked to.
+            UnsupportedError: the compiler cannot translate the network.
+        """
+        from onchip.targets.hailo.build import Site, build
+        from onchip.targets.hailo.foresee import prepared
+        from onchip.toolchains.machine import gpus
+
+        options = job.options
+        assert isinstance(options, _Settled)
+        try:
+            environment = self.environment(options.sdk)
+        except ToolError as error:
+            return prepared(self.name, job, options, options.script_text, error)
+        free = next((str(g.number) for g in gpus() if g.free), "")
+        return build(Site(self.name, environment, free), job, options, options.script_text)
+
+    def open(self, artifact: Artifact, threads: int = 0) -> Session:
+        """Run on this board's chip, or elsewhere in the compiler's emulator.
+
+        Raises:
+            InputError: the program is damaged or for another chip.
+            ToolError: neither HailoRT nor the compiler is installed.
+            DeviceError: the chip does not answer.
+        """
+        if find_spec("hailo_platform"):
+            return self._chip(artifact)
+        steps = self.steps(artifact)
+        if QUANTIZED_STEP in steps:
+            return steps[QUANTIZED_STEP].open()
+        raise ToolError(
+            "neither HailoRT nor Hailo's compiler is installed here: a .hef cannot be run",
+            "run it on the board, or install the compiler for its emulator: "
+            f"onchip toolchain install {TOOL} --wheel FILE",
+        )
+
+    def _chip(self, artifact: Artifact) -> Session:
+        from onchip.targets.hailo.runtime import HailoChip
+
+        manifest, program = artifact.manifest, artifact.payload("program")
+        made = hef_file.parse(program, manifest.payloads["program"].file)
+        if not made.complete or not made.groups:
+            raise InputError("the program in the artifact was cut short", "build it again")
+        head = manifest.program_head or manifest.head
+        if head.coding == "found":
+            name = made.groups[0].outputs[0].name
+            return HailoChip(program, {name: (head.tensors[0].name, head.classes)})
+        outputs = {}
+        for tensor in head.tensors:
+            own = [t.name for t in made.groups[0].outputs if tensor.node in t.original]
+            if not own:
+                raise InputError(
+                    f"the program in the artifact does not end at {tensor.node}", "build it again"
+                )
+            outputs[own[0]] = (tensor.name, 0)
+        return HailoChip(program, outputs)
+
+    def steps(self, artifact: Artifact) -> Mapping[str, Step]:
+        """The compiler's emulators, where it is installed, and the chip, where there is one."""
+        manifest = artifact.manifest
+        if manifest.program_input is None:
+            return {}
+        taken, head = manifest.program_input, manifest.program_head or manifest.head
+        steps = {}
+        if "har_quantized" in artifact.payloads and self.version():
+            steps = self._emulated(artifact, taken, head)
+        if find_spec("hailo_platform"):
+            steps["device"] = Step(lambda: self._chip(artifact), taken, head)
+        return steps or {"compiled": Step(lambda: self.open(artifact), taken, head)}
+
+    def _emulated(self, artifact: Artifact, taken: InputSpec, head: HeadSpec) -> dict[str, Step]:
+        from onchip.targets.hailo.build import Site
+        from onchip.targets.hailo.emulate import FLOAT, NATIVE, QUANTIZED, Emulator, Shared, load
+
+        manifest = artifact.manifest
+        options = super().settings(manifest.options)
+        assert isinstance(options, HailoOptions)
+        har = artifact.payload("har_quantized")
+        boxes = artifact.payloads.get("nms", b"").decode()
+        site = Site(self.name, self.environment(options.sdk))
+        shared = Shared(lambda: load(site.worker(options), self.name, har, boxes))
+        floats = replace(manifest.input, layout="nhwc")
+        return {
+            "native": Step(lambda: Emulator(shared, NATIVE, manifest.head), floats, manifest.head),
+            "optimized": Step(lambda: Emulator(shared, FLOAT, head), taken, head),
+            QUANTIZED_STEP: Step(lambda: Emulator(shared, QUANTIZED, head), taken, head),
+        }
+
+    def analysis(
+        self, artifact: Artifact, tensor: npt.NDArray[np.generic]
+    ) -> Mapping[str, VendorError]:
+        """Hailo's compiler hands out no figures by layer, only by output.
+
+        Raises:
+            UnsupportedError: always, with those that its log has.
+        """
+        log = artifact.payloads.get("log", b"").decode(errors="replace")
+        outputs = ", ".join(f"{n} {v:.3g} dB" for n, v in guard.read(log).snr.items())
+        more = f"; of the outputs its log says: {outputs}" if outputs else ""
+        raise UnsupportedError(f"Hailo's compiler gives no figures by layer{more}")
+
+
+class Hailo8(Hailo):
+    """Hailo-8."""
+
+    name = "hailo8"
+    title = "Hailo-8 (26 TOPS)"
+
+
+class Hailo8l(Hailo):
+    """Hailo-8L, half a Hailo-8."""
+
+    name = "hailo8l"
+    title = "Hailo-8L (13 TOPS)"
+
+
+class Hailo10h(Hailo):
+    """Hailo-10H, of the newer line."""
+
+    name = "hailo10h"
+    title = "Hailo-10H (40 TOPS in 4 bits)"
+    line = "5"
+
+
+class Hailo15h(Hailo):
+    """Hailo-15H, inside a camera's processor."""
+
+    name = "hailo15h"
+    title = "Hailo-15H (20 TOPS)"
+    line = "5"
+
+
+class Hailo15m(Hailo):
+    """Hailo-15M."""
+
+    name = "hailo15m"
+    title = "Hailo-15M (11 TOPS)"
+    line = "5"
+
+
+class Hailo15l(Hailo):
+    """Hailo-15L."""
+
+    name = "hailo15l"
+    title = "Hailo-15L (7 TOPS)"
+    line = "5"
