@@ -23,7 +23,7 @@ from onchip.formats import rknn as rknn_file
 from onchip.graph.run import Runner
 from onchip.spec import HeadSpec
 from onchip.targets import target as targets
-from onchip.targets.rknn import Rk3566, Rk3588
+from onchip.targets.rknn.chips import Rk3566, Rk3588
 from onchip.testing import TargetContract
 from onchip.verify import verify
 from onchip.vision import decode

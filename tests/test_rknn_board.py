@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from onchip.errors import DeviceError, InputError, ToolError
-from onchip.targets import rknn_board
-from onchip.targets.rknn import Rk3566, Rk3576, Rk3588
-from onchip.targets.rknn_board import Board
+from onchip.targets.rknn import board as rknn_board
+from onchip.targets.rknn.board import Board
+from onchip.targets.rknn.chips import Rk3566, Rk3576, Rk3588
 
 PROGRAM = b"RKNN program"
 IMAGE = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(1, 2, 4, 3)

@@ -20,6 +20,8 @@ from msgspec.structs import replace
 from onchip.artifact import Artifact
 from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.formats import hef as hef_file
+from onchip.formats.hailo_versions import table
+from onchip.formats.hef import HefFile
 from onchip.spec import HeadSpec, InputSpec, QuantSpec
 from onchip.targets.hailo import guard
 from onchip.targets.hailo.options import HailoOptions
@@ -147,8 +149,9 @@ class Hailo(Target):
             ToolError: neither HailoRT nor the compiler is installed.
             DeviceError: the chip does not answer.
         """
+        made = self._program(artifact)
         if find_spec("hailo_platform"):
-            return self._chip(artifact)
+            return self._chip(artifact, made)
         steps = self.steps(artifact)
         if QUANTIZED_STEP in steps:
             return steps[QUANTIZED_STEP].open()
@@ -158,13 +161,19 @@ class Hailo(Target):
             f"onchip toolchain install {TOOL} --wheel FILE",
         )
 
-    def _chip(self, artifact: Artifact) -> Session:
+    def _program(self, artifact: Artifact) -> HefFile:
+        made = hef_file.parse(artifact.payload("program"), "program.hef")
+        if not made.complete or not made.groups or made.header.good is False:
+            raise InputError("the program in the artifact is damaged", "build it again")
+        arch = table().arch_of(made.arch)
+        if arch is not None and self.name not in arch.devices:
+            raise InputError(f"the program was built for {arch.name}, which {self.name} runs not")
+        return made
+
+    def _chip(self, artifact: Artifact, made: HefFile) -> Session:
         from onchip.targets.hailo.runtime import HailoChip
 
         manifest, program = artifact.manifest, artifact.payload("program")
-        made = hef_file.parse(program, manifest.payloads["program"].file)
-        if not made.complete or not made.groups:
-            raise InputError("the program in the artifact was cut short", "build it again")
         head = manifest.program_head or manifest.head
         if head.coding == "found":
             name = made.groups[0].outputs[0].name
@@ -189,7 +198,7 @@ class Hailo(Target):
         if "har_quantized" in artifact.payloads and self.version():
             steps = self._emulated(artifact, taken, head)
         if find_spec("hailo_platform"):
-            steps["device"] = Step(lambda: self._chip(artifact), taken, head)
+            steps["device"] = Step(lambda: self.open(artifact), taken, head)
         return steps or {"compiled": Step(lambda: self.open(artifact), taken, head)}
 
     def _emulated(self, artifact: Artifact, taken: InputSpec, head: HeadSpec) -> dict[str, Step]:

@@ -1,0 +1,1 @@
+"""Rockchip's NPUs: our plan or the SDK's own quantization, the simulator, and the board."""
