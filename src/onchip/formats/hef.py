@@ -28,16 +28,8 @@ from msgspec import Struct
 
 from onchip.errors import InputError
 from onchip.formats.hailo_versions import table
-from onchip.formats.hef_message import (
-    MULTI_NETWORK,
-    NET_FLOW,
-    Features,
-    HefDecoder,
-    HefGroup,
-    HefPost,
-    HefTensor,
-    group,
-)
+from onchip.formats.hef_message import MULTI_NETWORK, NET_FLOW, Features, group
+from onchip.formats.hef_values import HefDecoder, HefGroup, HefPost, HefTensor
 from onchip.formats.part import Part
 from onchip.formats.protobuf import Fields, Value, Walk, text, uint, ulong
 

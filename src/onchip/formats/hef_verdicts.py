@@ -198,12 +198,18 @@ def _classes(group: HefGroup, wanted: Expected) -> Iterator[Verdict]:
                 "configuration and compile again",
             )
         yield from _channels(group, post)
+    if wanted.classes and not group.post and not group.missing:
+        yield from _raw_classes(group, wanted.classes)
+
+
+def _raw_classes(group: HefGroup, classes: int) -> Iterator[Verdict]:
+    """Without NMS: the score tensors, where they can be told; else any that is wide enough."""
     widths = {t.shape[-1] for t in group.raw}
-    fits = widths & {wanted.classes, wanted.classes + 4, 3 * (wanted.classes + 5)}
-    if wanted.classes and not group.post and widths and not group.missing and not fits:
+    scores = {score.tensor.shape[-1] for score in _scores(group)}
+    if widths and (classes not in scores if scores else max(widths) < classes):
         yield _error(
             "wrong_classes",
-            f"no output has {wanted.classes} classes; their channels are "
+            f"no output has {classes} classes; their channels are "
             f"{', '.join(map(str, sorted(widths)))}",
         )
 

@@ -85,6 +85,10 @@ class Walk:
             return {}
         return {number: value for number, value in self.fields(view) if number in numbers}
 
+    def one(self, view: Value | None, number: int) -> Value | None:
+        """Return one field that occurs at most once, or None."""
+        return self.last(view, (number,)).get(number)
+
     def each(self, view: Value | None, number: int) -> Iterator[Value]:
         """Yield every value of a repeated field."""
         if isinstance(view, memoryview):
