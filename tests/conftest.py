@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,9 @@ from onchip.toolchains import install
 import graphs
 
 ROOT = Path(__file__).parents[1]
+
+
+collect_ignore = ["standins"]  # they are for processes and tests that ask for them
 
 
 def pytest_configure() -> None:
@@ -88,3 +92,41 @@ class Cli:
 def cli(tmp_path: Path) -> Cli:
     """The command line, in an empty folder."""
     return Cli(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def hailo_toolchains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of toolchains with stand-ins for both lines of Hailo's compiler, from wheels."""
+    import hailo_wheels
+
+    home, wheels = tmp_path_factory.mktemp("toolchains"), tmp_path_factory.mktemp("wheels")
+    before = os.environ.get("ONCHIP_TOOLCHAINS")
+    os.environ["ONCHIP_TOOLCHAINS"] = str(home)
+    try:
+        for version in ("3.33.1", "5.2.0"):
+            install.install("hailo", wheel=hailo_wheels.dfc_wheel(wheels, version))
+    finally:
+        del os.environ["ONCHIP_TOOLCHAINS"]
+        if before is not None:
+            os.environ["ONCHIP_TOOLCHAINS"] = before
+    return home
+
+
+@pytest.fixture
+def compiler(hailo_toolchains: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Hailo's compiler, played by its stand-in; a test steers it by HAILO_STANDIN_ variables."""
+    monkeypatch.setenv("ONCHIP_TOOLCHAINS", str(hailo_toolchains))
+    return monkeypatch
+
+
+@pytest.fixture
+def hailort(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """HailoRT and a Hailo-8L, played by their stand-in."""
+    import hailo_wheels
+
+    monkeypatch.syspath_prepend(str(hailo_wheels.STANDINS))
+    monkeypatch.setenv("HAILO_STANDIN_DEVICES", "0000:01:00.0=hailo8l")
+    monkeypatch.setenv("HAILO_STANDIN_STATE", str(tmp_path))
+    yield monkeypatch
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("hailo_platform", "tensorflow")]:
+        del sys.modules[name]

@@ -79,6 +79,10 @@ def test_demoted_outputs() -> None:
     assert codes(Asked(level=0, calibration=1), log) == {"output_demoted": "warning"}
     wide = Asked(level=0, calibration=1, wide=("conv42",))
     assert codes(wide, log) == {"output_demoted": "error"}
+    ends = "[warning] Reducing output bits of yolov8n/output_layer2 by 8.0 bits (More than half)\n"
+    assert codes(wide, ends) == {"output_demoted": "warning"}
+    asked = Asked(level=0, calibration=1, wide_ends=True)
+    assert codes(asked, ends) == {"output_demoted": "error"}
 
 
 def test_several_contexts() -> None:

@@ -44,7 +44,7 @@ from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Foresight, Job, Prepared, Target, Task
+from onchip.targets.target import UNFINISHED, Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -278,8 +278,9 @@ def compile_(
     fields = vars(task) | {"kept": (older or artifact).payloads}
     made = target.compile(Job(**fields, plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
+    before = tuple(v for v in artifact.manifest.verdicts if v.code != UNFINISHED)
     if isinstance(made, Prepared):
-        found = _said(artifact.manifest.verdicts, (made.missing, *made.verdicts))
+        found = _said(before, (made.missing, *made.verdicts))
         return artifact.with_payloads(made.extras, options=given, verdicts=found)
     return artifact.with_payloads(
         {"program": (f"program.{made.suffix}", made.payload), **made.extras},
@@ -288,7 +289,7 @@ def compile_(
         options=given,
         stages=(*stages, _record("compile", key, started, **made.notes)),
         tools={**artifact.manifest.tools, **made.tools},
-        verdicts=_said(artifact.manifest.verdicts, made.verdicts),
+        verdicts=_said(before, made.verdicts),
     )
 
 

@@ -5,6 +5,7 @@ before: where the network does not fit the chip, only that is tried anew.
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,15 @@ class Site:
             "hailo_calls",
             self.tool,
             memory_mb=options.memory_mb,
-            # named before it loads: by itself it takes only one that is nearly unused
-            settings={"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {},
+            settings=self._settings(),
         )
+
+    def _settings(self) -> dict[str, str]:
+        """Variables without which the compiler fails, or silently does less."""
+        # it does not compile where nobody has a name, as in containers
+        named = {"USER": os.environ.get("USER") or "onchip"}
+        # named before it loads: by itself it takes only a GPU that is nearly unused
+        return named | ({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {})
 
 
 def build(site: Site, job: Job, options: HailoOptions, extra: str = "") -> Compiled:
@@ -258,7 +265,7 @@ def _guard(order: Order, layers: Mapping[str, str], log: str) -> tuple[Verdict, 
 def _agreement(job: Job, order: Order, loaded: Loaded) -> float:
     """How alike the quantized network sees, in the compiler's emulator, on a few photos."""
     from onchip.graph.run import Runner
-    from onchip.quantize.agreement import agreement
+    from onchip.quantize.agreement import CLEAR, agreement
 
     run, spec = Runner(job.model.bytes), calibration.taken(job.input, rgb=order.options.rgb)
     wanted: list[Mapping[str, Array]] = []
@@ -266,7 +273,7 @@ def _agreement(job: Job, order: Order, loaded: Loaded) -> float:
     for done, photo in enumerate(calibration.photos(job, spec, PROBES)):
         job.progress("compare", done, PROBES)
         wanted.append(run(_floats(photo, spec, job.input)))
-        found.append(loaded.infer(QUANTIZED, photo, order.head))
+        found.append(loaded.infer(QUANTIZED, photo, order.head, CLEAR))
     job.progress("compare", PROBES, PROBES)
     size = (job.input.width, job.input.height)
     return agreement(job.head, size, wanted, found, order.head)

@@ -36,15 +36,23 @@ class Loaded:
         described = json.loads(hn)
         return cls(worker, ends(described), derived(described))
 
-    def infer(self, context: str, tensor: npt.NDArray[np.generic], head: HeadSpec) -> Tensors:
+    def infer(
+        self,
+        context: str,
+        tensor: npt.NDArray[np.generic],
+        head: HeadSpec,
+        least: float = LEAST_SCORE,
+    ) -> Tensors:
         """Run one input `(1, H, W, 3)`, and name what comes out as `head` does.
+
+        `least` is the least score of boxes that the network suppresses by itself.
 
         Raises:
             ToolError: the emulator failed, or gives something else than the head.
         """
         suppressed = head.coding == "found"
         pixels = np.ascontiguousarray(tensor, np.float32)
-        score = LEAST_SCORE if suppressed else 0.0
+        score = least if suppressed else 0.0
         with self.turn:
             found = self.worker.call("infer", context=context, tensor=pixels, score=score)
         if suppressed:

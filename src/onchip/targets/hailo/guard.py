@@ -15,12 +15,16 @@ WEAK = 10.0  # dB: an output worth a look
 
 @dataclass(frozen=True)
 class Asked:
-    """What the model script asks for. `wide` are the layers whose output shall have 16 bits."""
+    """What the model script asks for.
+
+    `wide` are the layers whose output shall have 16 bits; with `wide_ends` also the network's own.
+    """
 
     level: int
     calibration: int
     compression: int = 0
     wide: tuple[str, ...] = ()
+    wide_ends: bool = False
     one_context: bool = False
 
 
@@ -122,8 +126,12 @@ def _packed(asked: Asked, done: Done) -> Verdict | None:
 def _narrowed(asked: Asked, done: Done) -> Verdict | None:
     if not done.narrowed:
         return None
-    wide = {x.rpartition("/")[2] for x in asked.wide}
-    lost = [x for x in done.narrowed if x.rpartition("/")[2] in wide]
+    names = {x: x.rpartition("/")[2] for x in done.narrowed}
+    lost = [
+        x
+        for x, name in names.items()
+        if name in asked.wide or (asked.wide_ends and name.startswith("output_layer"))
+    ]
     text = f"the compiler took bits from the output of {', '.join(done.narrowed[:3])}"
     if lost:
         text = f"the compiler gave up the 16 bits of {', '.join(lost[:3])} that were asked for"

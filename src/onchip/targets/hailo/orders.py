@@ -11,7 +11,8 @@ from onchip.targets.hailo import nms
 from onchip.targets.hailo.guard import Asked
 from onchip.targets.hailo.nms import Engine, activated, end_nodes
 from onchip.targets.hailo.options import HailoOptions
-from onchip.targets.hailo.script import Effort, Script, effective, engine, script
+from onchip.targets.hailo.commands import Command
+from onchip.targets.hailo.script import ENDS, Effort, Script, effective, engine, script
 from onchip.targets.target import Task
 
 FOUND = "nms"  # the tensor of a network that suppresses by itself
@@ -76,14 +77,18 @@ class Order:
             calibration=self.effort.calibset,
             compression=self.effort.compression,
             wide=tuple(layers[n] for n in self._wide if n in layers),
+            wide_ends=any(ENDS in c.arguments for c in self._precisions),
             one_context=self.options.contexts == "single",
         )
 
     @property
     def _wide(self) -> list[str]:
         """The nodes that the script gives 16 bits: also ends that it raises by itself."""
-        commands = (c for c in self.script.commands if c.verb == "quantization_param")
-        return [n for c in commands for n in c.nodes]
+        return [n for c in self._precisions for n in c.nodes]
+
+    @property
+    def _precisions(self) -> list[Command]:
+        return [c for c in self.script.commands if c.verb == "quantization_param"]
 
     def key(self, *parts: bytes) -> str:
         """Digest what the quantized network is made of; `parts` are the graph and the photos."""

@@ -173,21 +173,33 @@ class Model:
     def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
         """Run one input."""
         buffers = {n: np.empty(self._model.output(n).shape, np.float32) for n in self._outputs}
-        frame = np.ascontiguousarray(tensor[0])
+        frame = np.require(tensor[0], requirements=("C", "W"))  # HailoRT takes no read-only array
+        failed: list[Exception] = []
+
+        def ended(completion_info: Any) -> None:
+            # the only place where a failure is told: waiting raises nothing but a timeout
+            if completion_info.exception is not None:
+                failed.append(completion_info.exception)
 
         def begin() -> Any:
             with self._lock:
                 self._network.wait_for_async_ready(PATIENCE_MS)
                 bindings = self._network.create_bindings(output_buffers=buffers)
                 bindings.input().set_buffer(frame)
-                return bindings, self._network.run_async([bindings])
+                return bindings, self._network.run_async([bindings], ended)
+
+        def finish() -> None:
+            job.wait(PATIENCE_MS)
+            if failed:
+                raise failed[0]
 
         bindings, job = _asked("run", begin)
-        _asked("run", lambda: job.wait(PATIENCE_MS))
+        _asked("run", finish)
         return {n: bindings.output(n).get_buffer() for n in self._outputs}
 
     def close(self) -> None:
-        """Give the chip back."""
+        """Give the chip back; a model that lives keeps it."""
+        self._model = self._network = None
         _asked("release", self._opened.close)
 
 

@@ -19,6 +19,7 @@ from onchip.targets.hailo.options import HailoOptions
 ENOUGH = 1024  # photos: with fewer the compiler reduces its optimization level
 DEFAULT = 64  # photos that it calibrates on where the script does not say how many
 SMALL = 4e6  # parameters up to which the zoo leaves off splitting layers by width
+ENDS = "{output_layer*}"  # what the compiler calls the network's own outputs
 SIXTEEN = "precision_mode=a16_w16"
 RESOURCES = ("control", "compute", "compute_16bit", "memory", "input_aligner", "apu")
 
@@ -286,7 +287,7 @@ def _precision(head: HeadSpec, wide: Sequence[str], *, nms: bool) -> Iterator[Co
     if nodes:
         yield Command(verb="quantization_param", arguments=(Layers(nodes), SIXTEEN))
     if every:
-        yield Command(verb="quantization_param", arguments=("{output_layer*}", SIXTEEN))
+        yield Command(verb="quantization_param", arguments=(ENDS, SIXTEEN))
 
 
 def _nms(head: HeadSpec, chip: str, place: Engine | None) -> Iterator[Command]:

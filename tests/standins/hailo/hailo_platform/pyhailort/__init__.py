@@ -1,0 +1,1 @@
+"""Plays HailoRT's Python binding."""

@@ -1,0 +1,1 @@
+"""A place that plays the one of this name in Hailo's compiler."""

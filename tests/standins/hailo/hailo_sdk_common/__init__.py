@@ -1,0 +1,1 @@
+"""Plays the part of Hailo's compiler that its tools share."""
