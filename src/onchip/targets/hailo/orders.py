@@ -8,10 +8,10 @@ import msgspec
 
 from onchip.spec import HeadSpec, Verdict
 from onchip.targets.hailo import nms
+from onchip.targets.hailo.commands import Command
 from onchip.targets.hailo.guard import Asked
 from onchip.targets.hailo.nms import Engine, activated, end_nodes
 from onchip.targets.hailo.options import HailoOptions
-from onchip.targets.hailo.commands import Command
 from onchip.targets.hailo.script import ENDS, Effort, Script, effective, engine, script
 from onchip.targets.target import Task
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onchip.detections import Detections
+from onchip.vision.nms import nms
+
 Array = npt.NDArray[Any]
 BOX = 5  # y_min, x_min, y_max, x_max, score
 
@@ -164,19 +167,8 @@ _CANDIDATES = {"yolov8": _yolov8, "yolox": _yolox, "yolov5": _yolov5}
 
 def _suppressed(boxes: Array, threshold: float, most: int) -> Array:
     """Keep the boxes `(n, 5)`, sorted by score, that no better one overlaps: the best `most`."""
-    kept: list[Array] = []
-    while len(boxes) and len(kept) < most:
-        kept.append(boxes[0])
-        boxes = boxes[1:][_overlaps(boxes[0], boxes[1:]) < threshold]
-    return np.asarray(kept, np.float32).reshape(-1, BOX)
-
-
-def _overlaps(one: Array, others: Array) -> Array:
-    low = np.maximum(one[:2], others[:, :2])
-    high = np.minimum(one[2:4], others[:, 2:4])
-    side = high - low
-    shared = np.where((side > 0).all(1), side[:, 0] * side[:, 1], 0)
-    area = (one[2] - one[0]) * (one[3] - one[1])
-    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.nan_to_num(shared / (area + areas - shared)))
+    if not len(boxes):
+        return np.zeros((0, BOX), np.float32)
+    found = Detections(boxes[:, :4], boxes[:, 4], np.zeros(len(boxes), np.int64))
+    kept = nms(found, threshold, most)
+    return np.concatenate([kept.boxes, kept.scores[:, None]], axis=1).astype(np.float32)
