@@ -21,6 +21,8 @@ PATIENCE_MS = 10_000  # for one frame
 RETURN = 15.0  # seconds that a lost chip is waited for
 PAUSE = 0.5  # seconds between looks
 GROUP = "SHARED"  # several networks of one process share the chip under one name
+# how HailoRT says of a chip that it has found that somebody else has it
+IN_USE = ("HAILO_DEVICE_IN_USE", "HAILO_OUT_OF_PHYSICAL_DEVICES")
 VALUES = 5  # of a box: top, left, bottom, right, score
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ class HailoChip(Session):
         self._program, self._outputs = program, dict(outputs)
         self._limits: tuple[float, float] | None = None
         self._lock = Lock()
+        self._closed = False
         self._platform = _platform()
         self._loaded: Loaded | None = self._load()
 
@@ -73,10 +76,12 @@ class HailoChip(Session):
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input `(1, H, W, 3)` of bytes; a chip that was lost is taken up again once."""
-        loaded = self._loaded
-        if loaded is None:
+        if self._closed:
             raise DeviceError("the chip has been given back")
+        loaded = self._loaded
         try:
+            if loaded is None:
+                raise DeviceError("the chip was lost")
             found = loaded.run(tensor)
         except DeviceError as error:
             found = self._found_again(loaded, error).run(tensor)
@@ -85,7 +90,7 @@ class HailoChip(Session):
             for own, (name, classes) in self._outputs.items()
         }
 
-    def _found_again(self, lost: Loaded, error: DeviceError) -> Loaded:
+    def _found_again(self, lost: Loaded | None, error: DeviceError) -> Loaded:
         """Wait until the chip answers again, and load the network anew; one caller does it."""
         with self._lock:
             if self._loaded is not lost and self._loaded is not None:
@@ -110,6 +115,7 @@ class HailoChip(Session):
     def close(self) -> None:
         """Give the chip back."""
         with self._lock:
+            self._closed = True
             self._unload()
 
 
@@ -270,7 +276,7 @@ def _device(platform: Any) -> Any:
     try:
         return _asked("open", lambda: opened(service=False))
     except DeviceError as error:
-        if "DEVICE_IN_USE" not in str(error) and "(73)" not in str(error):
+        if not any(x in str(error) for x in IN_USE):
             raise
     try:
         return _asked("open", lambda: opened(service=True))
