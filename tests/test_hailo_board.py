@@ -15,7 +15,7 @@ from onchip.detect.detector import Detector
 from onchip.errors import DeviceError, InputError, OnchipError, ToolError
 from onchip.targets.hailo import runtime
 from onchip.targets.hailo.chips import Hailo8, Hailo8l
-from onchip.vision.preprocess import find_images, read_image
+from onchip.vision.preprocess import find_images, prepare, read_image
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,10 @@ def test_thresholds_are_set_at_run_time(artifacts: dict[str, Artifact], photos: 
     assert many[:, 4].min() < 0.6 < 0.7 <= few[:, 4].min()
     with Detector(artifacts["cpu"], confidence=0.7) as detector:
         session = detector.session
-        raw = session(np.zeros((1, 64, 64, 3), np.uint8))
+        tensor, _ = prepare(read_image(photo), detector.program.input)
+        raw = session(tensor)
         session.limit(0.01, 0.7)
-        more = session(np.zeros((1, 64, 64, 3), np.uint8))
+        more = session(tensor)
     assert (raw["nms"][0, :, 4] > 0).sum() < (more["nms"][0, :, 4] > 0).sum()
 
 
