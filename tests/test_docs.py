@@ -8,6 +8,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import cv2
+import pytest
 
 from onchip.demo.scenes import write
 from onchip.targets.target import get
@@ -97,3 +98,39 @@ def test_the_demo_catches_the_broken_build(tmp_path: Path) -> None:
 def test_links_in_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_hailo_page_runs_with_stand_ins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The PC's half with the compiler's stand-in, the board's half with the runtime's."""
+    import hailo_wheels
+
+    with as_file(files("onchip.demo") / "detector.onnx") as model:
+        (tmp_path / "best.onnx").write_bytes(model.read_bytes())
+    write(tmp_path, 8, 1000, "train")
+    write(tmp_path, 8, 2000, "val")
+    (tmp_path / "photos").symlink_to(tmp_path / "images" / "train")
+    photo = min((tmp_path / "images" / "val").glob("*.jpg"))
+    (tmp_path / "photo.jpg").write_bytes(photo.read_bytes())
+    hailo_wheels.dfc_wheel(tmp_path)
+    monkeypatch.setenv("ONCHIP_TOOLCHAINS", str(tmp_path / "toolchains"))
+    lines = commands(ROOT / "docs" / "targets" / "hailo.md")
+    board = next(i for i, line in enumerate(lines) if line.startswith("onchip doctor"))
+    for line in lines[:board]:
+        done = run(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "hailo" / "model.alls").exists()
+    monkeypatch.setenv("PYTHONPATH", str(hailo_wheels.STANDINS))
+    monkeypatch.setenv("HAILO_STANDIN_DEVICES", "0000:01:00.0=hailo8l")
+    monkeypatch.setenv("ONCHIP_TOOLCHAINS", str(tmp_path / "none"))  # a board has none
+    for line in lines[board:]:
+        done = run(line, tmp_path)
+        healthy = "doctor" not in line  # which looks for a real chip
+        assert done.returncode == 0 or not healthy, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert "device" in done.stdout
+    for block in python_blocks(ROOT / "docs" / "targets" / "hailo.md"):
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and done.stdout, done.stderr
