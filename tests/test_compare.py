@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-import hefs
-from hefs import Layer
 from onchip.artifact import Artifact, Manifest, save
 from onchip.errors import InputError, UnsupportedError
 from onchip.report.compare import as_text, compare
@@ -18,6 +16,9 @@ from onchip.spec import HeadSpec, HeadTensor, InputSpec
 from test_har import files, graph, packed
 from test_hef import FILES, head
 from test_rknn_format import made as rknn
+
+import hefs
+from hefs import Layer
 
 LABELS = tuple(f"class{n}" for n in range(80))
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hefs
 from onchip.artifact import load, save
 from onchip.cli.app import run
 from onchip.device import Check, Place, doctor
@@ -19,6 +18,8 @@ from onchip.device import hailo as probe
 from onchip.errors import InputError
 from onchip.targets import target as targets
 from onchip.toolchains import known, machine
+
+import hefs
 
 # --- logs: what is wrong in them
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onchip.artifact import Artifact
+from onchip.artifact import Artifact, save
 from onchip.build import Options, build
 from onchip.detect.detector import Detector
 from onchip.errors import DeviceError, InputError, OnchipError, ToolError
 from onchip.targets.hailo import runtime
 from onchip.targets.hailo.chips import Hailo8, Hailo8l
 from onchip.vision.preprocess import find_images, prepare, read_image
+
+from hailo_wheels import STANDINS
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +244,21 @@ def test_a_file_for_another_chip(
         damaged = Artifact(whole.manifest, {**whole.payloads, "program": broken})
         with pytest.raises(OnchipError):
             Detector(damaged)
+
+
+def test_a_board_needs_nothing_of_the_compilers_half(
+    artifacts: dict[str, Artifact], photos: Path, tmp_path: Path, hailort: pytest.MonkeyPatch
+) -> None:
+    save(artifacts["cpu"], tmp_path / "a.onchip")
+    code = (
+        "import sys; from onchip import Detector\n"
+        f"with Detector({str(tmp_path / 'a.onchip')!r}) as d:\n"
+        f"    assert len(d({str(find_images(photos)[0])!r}))\n"
+        "print([m for m in sys.modules if m.startswith(('onchip.graph', 'onchip.quantize'))])"
+    )
+    settings = os.environ | {"PYTHONPATH": f"{STANDINS}{os.pathsep}{STANDINS.parents[1]}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=settings, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -29,9 +29,8 @@ import numpy as np
 import onnx
 import pytest
 
-import hailo_wheels
-
 import graphs
+import hailo_wheels
 
 PACKAGES = ("hailo_sdk_client", "hailo_sdk_common", "hailo_model_optimization", "tensorflow",
             "hailo_platform", "hailo_standin")  # fmt: skip

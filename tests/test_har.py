@@ -19,7 +19,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import hefs
 from onchip.errors import InputError
 from onchip.formats.har import BLOCK, HarFile, HarTensor, parse, read
 from onchip.formats.hef_verdicts import Expected, archive
@@ -27,6 +26,8 @@ from onchip.formats.npz import Array, arrays
 from onchip.formats.part import Part
 from onchip.report.hef import har as shown
 from test_hef import FILES
+
+import hefs
 
 NMS = {
     "nms_scores_th": 0.2, "nms_iou_th": 0.7, "image_dims": [640, 640], "max_proposals_per_class": 100,

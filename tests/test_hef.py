@@ -20,9 +20,6 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import hefs
-from hef_decoders import ROOT, Named, Wire, message, repaired, told, wire
-from hefs import Group, Layer, Logits, Nms
 from onchip.errors import InputError
 from onchip.formats.hailo_versions import number, spans, table
 from onchip.formats.hef import HefFile, HefTensor, parse, read
@@ -30,6 +27,10 @@ from onchip.formats.hef_verdicts import Expected, verdicts
 from onchip.formats.protobuf import Walk
 from onchip.report.hef import hef as shown
 from onchip.report.parse_hef import parse_hef
+
+import hefs
+from hef_decoders import ROOT, Named, Wire, message, repaired, told, wire
+from hefs import Group, Layer, Logits, Nms
 
 IMAGE = Layer("input_layer1", (640, 640, 3), original=("images",))
 

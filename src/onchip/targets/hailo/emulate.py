@@ -133,13 +133,18 @@ class Emulator(Session):
 
     def __init__(self, shared: Shared, context: str, head: HeadSpec) -> None:
         self._shared, self._context, self._head = shared, context, head
+        self._least = LEAST_SCORE
         self._loaded: Loaded | None = shared.take()
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input of the step's `InputSpec`."""
         if self._loaded is None:
             raise ToolError("the emulator was closed")
-        return self._loaded.infer(self._context, tensor, self._head)
+        return self._loaded.infer(self._context, tensor, self._head, self._least)
+
+    def limit(self, confidence: float, overlap: float) -> None:
+        """Have the emulator give no boxes of less than that; suppression is the file's own."""
+        self._least = confidence
 
     def close(self) -> None:
         """End the emulator."""

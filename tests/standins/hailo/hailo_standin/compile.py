@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 from hailo_sdk_client.sdk_backend.sdk_backend_exceptions import BackendAllocatorException
 
-import hefs
 from hailo_standin import knob, stage
 from hailo_standin.emulate import Coded, Quantized, modified
 from hailo_standin.network import Network
@@ -17,6 +16,8 @@ from hailo_standin.ops import PostProcess
 from hailo_standin.parse import Parsed
 from hailo_standin.recipe import Recipe
 from hailo_standin.said import bar, error, info, since, version
+
+import hefs
 
 FITS = {"hailo8l": 2_000_000}  # weights, in one context
 MOST = 12_000_000  # of the others
