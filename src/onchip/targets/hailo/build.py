@@ -19,6 +19,8 @@ from msgspec import Struct
 
 from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.formats import hef as hef_file
+from onchip.formats.hef_verdicts import Expected
+from onchip.formats.hef_verdicts import verdicts as hef_verdicts
 from onchip.spec import InputSpec, Verdict
 from onchip.targets.hailo import calibration, guard
 from onchip.targets.hailo.emulate import QUANTIZED, Loaded, load
@@ -39,6 +41,7 @@ PROBES = 8  # photos on which what was built is compared with the float network
 LOW = 0.5  # of agreement: less is worth a warning
 NETWORK = "network"  # what it is called inside
 MODEL_FILE = "model.onnx"
+SAID = frozenset({"multi_context"})  # by the compiler's log already
 LONG = 24 * 3600.0  # seconds that one stage may take: level 4 on a CPU takes hours
 
 
@@ -317,7 +320,7 @@ def _compiled(site: Site, job: Job, best: Quantized, verdicts: Sequence[Verdict]
             har = _har(worker, "compiled.har")
             log = f"{best.log}\n{worker.log}"
         admitted = _guard(order, loaded.layers, log)
-        _check(program, site, order)
+        judged = _check(program, site, job, order)
     except ToolError as error:
         error.log = error.log if best.log in error.log else f"{best.log}\n{error.log}"
         error.parts = best.parts
@@ -328,7 +331,7 @@ def _compiled(site: Site, job: Job, best: Quantized, verdicts: Sequence[Verdict]
         suffix="hef",
         input=calibration.taken(job.input, rgb=order.options.rgb),
         tools={"hailo-dataflow-compiler": site.environment.version},
-        verdicts=(*verdicts, *admitted, *_foretold(job, loaded)),
+        verdicts=(*verdicts, *admitted, *judged, *_foretold(job, loaded)),
         notes=_notes(best, guard.read(log)),
         extras={
             **best.parts,
@@ -363,19 +366,27 @@ def _notes(best: Quantized, done: guard.Done) -> dict[str, str]:
     return notes
 
 
-def _check(program: bytes, site: Site, order: Order) -> None:
+def _check(program: bytes, site: Site, job: Job, order: Order) -> tuple[Verdict, ...]:
     """Hold what the compiler wrote against what it was asked for, by the file itself.
 
     Raises:
-        ToolError: it is for another chip, or ends otherwise.
+        ToolError: it is no whole file, for another chip, or cannot see.
     """
     try:
         made = hef_file.parse(program, "program.hef")
     except InputError as error:
         raise ToolError(f"{site.tool} wrote a file that is no whole HEF: {error}") from error
-    ends = {n for t in made.groups[0].raw for n in t.original} if made.groups else set()
-    if lost := [n for n in order.ends if ends and n not in ends]:
-        raise ToolError(f"{site.tool} wrote a file that does not end at {lost[0]}")
+    wanted = Expected(
+        chip=site.chip,
+        classes=job.head.classes,
+        size=(job.input.width, job.input.height),
+        wide=job.plan.wide,
+        end_nodes=order.ends,
+    )
+    found = hef_verdicts(made, "", wanted)
+    if wrong := [v for v in found if v.level == "error"]:
+        raise ToolError(f"{site.tool} wrote a file that will not do: {wrong[0].message}")
+    return tuple(v for v in found if v.level == "warning" and v.code not in SAID)
 
 
 def _call(worker: Worker, verb: str, job: Job, **options: Any) -> Any:
