@@ -306,3 +306,21 @@ def test_no_colours_or_bars_when_piped(built: Path, photos: Path, cli: Cli) -> N
     done = cli("verify", built, "-c", photos, code=None)  # random weights prove nothing
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def test_interrupting_while_a_library_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some turn Ctrl-C into an ImportError."""
+    from onchip.cli import app
+
+    def load(name: str) -> object:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(app, "import_module", load)
+    assert app.run(["targets"]) == 130
+
+    def broken(name: str) -> object:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(app, "import_module", broken)
+    with pytest.raises(ImportError, match="no such library"):
+        app.run(["targets"])

@@ -48,8 +48,11 @@ def run(arguments: list[str]) -> int:
     except OnchipError as error:
         return _fail(error, as_json)
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("\ninterrupted; nothing was half-written\n")
-        return INTERRUPTED
+        return _interrupted()
+    except ImportError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _interrupted()  # while a library was loading, which says it in its own way
     except BrokenPipeError:
         # the reader of a pipe left, as `head` does; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,6 +63,11 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return _fail(InputError("this machine's memory is too small for that"), as_json)
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    sys.stderr.write("\ninterrupted; nothing was half-written\n")
+    return INTERRUPTED
 
 
 def _fail(error: OnchipError, as_json: bool) -> int:

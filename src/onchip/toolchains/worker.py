@@ -70,7 +70,7 @@ class Worker(Closing):
         self.name = name
         self.seconds = 0.0  # spent in calls
         self._memory_mb = memory_mb
-        self._mend = environment.mend
+        self._environment = environment
         self._killed = self._closed = False
         # the SDK splits paths at spaces
         place = None if " " not in tempfile.gettempdir() else "/tmp"  # noqa: S108
@@ -108,7 +108,7 @@ class Worker(Closing):
             except OSError as error:
                 self._folder.cleanup()
                 raise ToolError(
-                    f"{self.name} does not start: {error}", f"mend it: {self._mend}"
+                    f"{self.name} does not start: {error}", f"mend it: {self._environment.mend}"
                 ) from error
 
     def _listen(self) -> None:
@@ -177,7 +177,7 @@ class Worker(Closing):
                     return value
                 case wire.Failure("start", message):
                     why = f"it does not start: {_told(self.log, 'start', message)}"
-                    raise self._failed(verb, why, f"mend it: {self._mend}")
+                    raise self._failed(verb, why, f"mend it: {self._environment.mend}")
                 case wire.Failure(kind, message):
                     raise self._failed(verb, _told(self.log, kind, message))
                 case _:
