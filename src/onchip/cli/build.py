@@ -19,6 +19,7 @@ from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
 from onchip.report import data, text
 from onchip.spec import Color, Letterboxing
+from onchip.targets import target as targets
 from onchip.targets.target import UNFINISHED
 from onchip.toolchains.worker import end_all
 from onchip.vision.preprocess import find_images
@@ -197,7 +198,8 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
     if made.manifest.program_input is None:
         save(made, path)
         missing = next(v for v in made.manifest.verdicts if v.code == UNFINISHED)
-        raise ToolError(missing.message)
+        wanted = [p.hint for p in targets.get(made.manifest.target).parts() if not p.found]
+        raise ToolError(missing.message.partition(";")[0], *wanted[:1])
     _finish(made, path, as_json)
 
 

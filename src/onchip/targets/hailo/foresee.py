@@ -60,7 +60,7 @@ def prepared(
     extras = {_PAYLOADS[name]: (name, text.encode()) for name, text in _files(job, order).items()}
     return Prepared(
         missing=Verdict(code=UNFINISHED, message=text, level="warning"),
-        verdicts=order.verdicts,
+        verdicts=order.lasting,
         extras={**extras, **({calibration.PACKED: ("calibration.zip", photos)} if photos else {})},
     )
 

@@ -51,8 +51,13 @@ class Order:
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What is worth knowing before anything runs."""
+        return (*self.effort.verdicts, *self.lasting)
+
+    @property
+    def lasting(self) -> tuple[Verdict, ...]:
+        """What of that is true on any machine, whatever it has."""
         told = nms.verdicts(self.float_head, self.chip, self.boxes or "none")
-        return (*self.effort.verdicts, *self.script.verdicts, *told)
+        return (*self.script.verdicts, *told)
 
     def nms_file(self, layers: Mapping[str, str]) -> str:
         """The text of the file that describes the boxes; empty where onchip decodes them."""
