@@ -6,6 +6,7 @@ before: where the network does not fit the chip, only that is tried anew.
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 TOOL = "hailo"
 PROBES = 8  # photos on which what was built is compared with the float network
 LOW = 0.5  # of agreement: less is worth a warning
-NETWORK = "network"  # what it is called inside
 MODEL_FILE = "model.onnx"
 SAID = frozenset({"multi_context"})  # by the compiler's log already
 LONG = 24 * 3600.0  # seconds that one stage may take: level 4 on a CPU takes hours
@@ -215,7 +215,7 @@ def _translated(worker: Worker, site: Site, job: Job, order: Order) -> Loaded:
             "translate",
             job,
             model=MODEL_FILE,
-            name=NETWORK,
+            name=network_name(job.model.name),
             arch=site.chip,
             start=[name],
             end=list(ends),
@@ -237,6 +237,16 @@ def _translated(worker: Worker, site: Site, job: Job, order: Order) -> Loaded:
     if missing := [n for n in order.ends if n not in loaded.layers]:
         raise ToolError(f"{site.tool} has no layer for {missing[0]}, where the network ends")
     return loaded
+
+
+def network_name(name: str) -> str:
+    """Return what a network is called inside: the compiler takes letters, digits and _ only.
+
+    >>> network_name("best (1)"), network_name("11-nano"), network_name("")
+    ('best_1', 'network_11_nano', 'network')
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    return plain if plain[:1].isalpha() else f"network_{plain}".strip("_")
 
 
 def _instruct(worker: Worker, order: Order, layers: Mapping[str, str], boxes: str) -> None:
