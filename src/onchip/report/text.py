@@ -107,7 +107,7 @@ def target_options(found: Target) -> list[str]:
 def _allowed(kind: object) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(str(v) for v in get_args(kind))
-    return {bool: "true | false", int: "a number"}.get(kind, "text")  # type: ignore[call-overload]
+    return {bool: "true | false", int: "a number", float: "a number"}.get(kind, "text")  # type: ignore[call-overload]
 
 
 def accuracy(found: Accuracy) -> str:
