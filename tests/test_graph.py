@@ -116,9 +116,7 @@ def test_as_many_classes_as_rows(tmp_path: Path) -> None:
         (graphs.yolov6(classes=1), "yolov6"),
     ],
 )
-def test_six_values_are_no_objectness(
-    made: onnx.ModelProto, family: str, tmp_path: Path
-) -> None:
+def test_six_values_are_no_objectness(made: onnx.ModelProto, family: str, tmp_path: Path) -> None:
     assert cut_of(made, tmp_path).head.family == family
 
 
