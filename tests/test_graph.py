@@ -106,6 +106,20 @@ def test_as_many_classes_as_rows(tmp_path: Path) -> None:
     assert found.head.classes == 12
 
 
+@pytest.mark.parametrize(
+    ("made", "family"),
+    [
+        (graphs.end_to_end(1, classes=1), "yolo26"),  # (1, k, 6) is a box, a score and a class
+        (graphs.end_to_end(16, classes=1), "yolov8"),
+        (graphs.with_nms(1), "yolov8"),
+        (graphs.rknn_fork(classes=7), "yolov8"),  # maps 12 cells wide
+        (graphs.yolov6(classes=1), "yolov6"),
+    ],
+)
+def test_six_values_are_no_objectness(made: onnx.ModelProto, family: str, tmp_path: Path) -> None:
+    assert cut_of(made, tmp_path).head.family == family
+
+
 @pytest.mark.parametrize("opset", [9, 11, 12, 13, 15, 17, 19, 21])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     made = graphs.yolov5(opset=opset)

@@ -1,15 +1,19 @@
 """What a user reads, to the letter."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 from onchip.detections import Detections
+from onchip.measure import diagnose
 from onchip.measure.accuracy import Accuracy
 from onchip.measure.diagnose import Cause
 from onchip.measure.latency import Latency
 from onchip.measure.parity import Parity
 from onchip.measure.proof import Gate, Proof, Row
 from onchip.report import data, text
-from onchip.spec import Verdict
+from onchip.spec import InputSpec, Verdict
 
 
 def accuracy(value: float) -> Accuracy:
@@ -96,3 +100,10 @@ def test_detections_as_data() -> None:
             {"label": "b", "class_id": 1, "score": 0.8765, "box": [1.0, 2.0, 3.46, 4.0]}
         ],
     }
+
+
+def test_networks_that_see_nothing_alike_have_a_diagnosis(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = InputSpec(name="images", width=32, height=32)
+    evidence = SimpleNamespace(input=spec, labelled=False, broken="cut", photos=[])
+    monkeypatch.setattr(diagnose, "_sight", lambda *_: -86.0)  # it disagrees with its mirror image
+    assert diagnose.diagnose(evidence) == ()  # type: ignore[arg-type]

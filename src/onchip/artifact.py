@@ -49,7 +49,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `options` are the target's own, as the user gave them. `input` is what the float network
     expects, `program_input` what the compiled program does; `program_head` is how its end reads,
-    where that is not as the float network's.
+    where that is not as the float network's. `told` are the codes of what each stage had to say.
     """
 
     format: int
@@ -65,6 +65,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stages: tuple[Stage, ...] = ()
     tools: dict[str, str] = {}
     verdicts: tuple[Verdict, ...] = ()
+    told: dict[str, tuple[str, ...]] = {}
     payloads: dict[str, Payload] = {}
 
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -44,7 +45,7 @@ from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import UNFINISHED, Foresight, Job, Prepared, Target, Task
+from onchip.targets.target import Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
 
 STAGES = ("parse", "optimize", "compile")
@@ -110,9 +111,14 @@ def build(
                 made, images, options=options, older=older, progress=progress, ahead=ahead
             )
     except ToolError as error:
-        log = {"log": ("compile.log", error.log.encode())} if error.log else {}
-        keep(made.with_payloads({**log, **error.parts}))
+        keep(left(made, error))
         raise
+
+
+def left(begun: Artifact, error: ToolError) -> Artifact:
+    """Return what is worth keeping of a build that failed: the log, and what else was done."""
+    log = {"log": ("compile.log", error.log.encode())} if error.log else {}
+    return begun.with_payloads({**log, **error.parts})
 
 
 def parse(
@@ -192,7 +198,6 @@ def optimize(
     if not images:
         raise InputError("no calibration images", "name a folder of photos: -c photos/")
     target = targets.get(artifact.manifest.target)
-    parsed = artifact.manifest.stages[:1]
     most = _most_raised(target, options)
     key = _optimize_key(artifact, target, images, options)
     if (done := _finished(older, "optimize", key)) is not None:
@@ -232,12 +237,11 @@ def optimize(
     else:
         search = Search.begin(model, head, spec, seen, plan, probes)
         chosen = _within(search, options.budget, images, progress)
-    found = _calibration_verdicts(used, errors, chosen)
-    verdicts = _said(artifact.manifest.verdicts, found)
-    return artifact.with_payloads(
+    begun = _only(artifact, "parse")
+    return begun.with_payloads(
         {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
-        stages=(*parsed, _record("optimize", key, started, images=str(used))),
-        verdicts=verdicts,
+        stages=(*begun.manifest.stages, _record("optimize", key, started, images=str(used))),
+        **_said(begun, "optimize", _calibration_verdicts(used, errors, chosen)),
     )
 
 
@@ -264,8 +268,8 @@ def compile_(
         InputError: there is no plan yet, or an option is wrong.
         ToolError: the compiler failed.
     """
-    given = {**artifact.manifest.options, **(options or Options()).target}
     target = targets.get(artifact.manifest.target)
+    given = {**artifact.manifest.options, **target.portable((options or Options()).target)}
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     stages = artifact.manifest.stages[:2]
     settings = target.settings(given)
@@ -278,18 +282,18 @@ def compile_(
     fields = vars(task) | {"kept": (older or artifact).payloads}
     made = target.compile(Job(**fields, plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
-    before = tuple(v for v in artifact.manifest.verdicts if v.code != UNFINISHED)
+    begun = _only(artifact, "optimize")
     if isinstance(made, Prepared):
-        found = _said(before, (made.missing, *made.verdicts))
-        return artifact.with_payloads(made.extras, options=given, verdicts=found)
-    return artifact.with_payloads(
+        said = _said(begun, "compile", (made.missing, *made.verdicts))
+        return begun.with_payloads(made.extras, options=given, **said)
+    return begun.with_payloads(
         {"program": (f"program.{made.suffix}", made.payload), **made.extras},
         program_input=made.input,
         program_head=made.head,
         options=given,
         stages=(*stages, _record("compile", key, started, **made.notes)),
-        tools={**artifact.manifest.tools, **made.tools},
-        verdicts=_said(before, made.verdicts),
+        tools=made.tools,
+        **_said(begun, "compile", made.verdicts),
     )
 
 
@@ -539,24 +543,37 @@ def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
         return None
     count = STAGES.index(name) + 1
     skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages[:count])
-    manifest = replace(older.manifest, stages=skipped)
-    if name in MADE:  # what later stages made is of another time
-        records = {n: r for n, r in manifest.payloads.items() if n in MADE[name]}
-        manifest = replace(
-            manifest,
-            payloads=records,
-            program_input=None,
-            program_head=None,
-            options={},
-            tools={},
-        )
-    return Artifact(manifest, {n: older.payloads[n] for n in manifest.payloads})
+    done = Artifact(replace(older.manifest, stages=skipped), older.payloads)
+    return _only(done, name) if name in MADE else done
 
 
-def _said(before: Sequence[Verdict], now: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Join verdicts; what is said now replaces what was said of the same in an older build."""
-    codes = {v.code for v in now}
-    return (*(v for v in before if v.code not in codes), *now)
+def _only(artifact: Artifact, name: str) -> Artifact:
+    """Return an artifact as a stage left it: what later ones made and said is of another time."""
+    count = STAGES.index(name) + 1
+    told = artifact.manifest.told
+    stale = {code for stage in STAGES[count:] for code in told.get(stage, ())}
+    manifest = replace(
+        artifact.manifest,
+        stages=artifact.manifest.stages[:count],
+        payloads={n: r for n, r in artifact.manifest.payloads.items() if n in MADE[name]},
+        program_input=None,
+        program_head=None,
+        options={},
+        tools={},
+        verdicts=tuple(v for v in artifact.manifest.verdicts if v.code not in stale),
+        told={stage: codes for stage, codes in told.items() if stage in STAGES[:count]},
+    )
+    return Artifact(manifest, {n: artifact.payloads[n] for n in manifest.payloads})
+
+
+def _said(artifact: Artifact, stage: str, now: Sequence[Verdict]) -> dict[str, Any]:
+    """Join verdicts; what is said now replaces what an earlier stage said of the same."""
+    before, told = artifact.manifest.verdicts, artifact.manifest.told
+    codes = tuple(dict.fromkeys(v.code for v in now))
+    return {
+        "verdicts": (*(v for v in before if v.code not in codes), *now),
+        "told": {**told, stage: codes},
+    }
 
 
 def _record(name: str, key: str, started: float, **notes: str) -> Stage:

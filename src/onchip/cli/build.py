@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from onchip.artifact import Artifact, check_writable, load, save
-from onchip.build import Options, Progress, build, compile_, foresee, optimize, parse
+from onchip.build import Options, Progress, build, compile_, foresee, left, optimize, parse
 from onchip.cli.options import as_json, command, names, size, some
 from onchip.cli.output import bars, print_json, print_text
 from onchip.errors import InputError, ToolError
@@ -193,8 +193,15 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
     path = output or file
     check_writable(path)
     photos = _photos(given) if given["photos"] else []
-    with bars() as progress:
-        made = compile_(artifact, photos, options=_read(given), older=artifact, progress=progress)
+    try:
+        with bars() as progress:
+            made = compile_(
+                artifact, photos, options=_read(given), older=artifact, progress=progress
+            )
+    except ToolError as error:
+        if artifact.manifest.program_input is None:  # a program that works is worth more
+            save(left(artifact, error), path)
+        raise
     if made.manifest.program_input is None:
         save(made, path)
         missing = next(v for v in made.manifest.verdicts if v.code == UNFINISHED)

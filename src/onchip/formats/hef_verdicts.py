@@ -275,16 +275,18 @@ def _ceiling(group: HefGroup) -> Iterator[Verdict]:
     ]
     if not scores:
         return
-    lowest = min(high for _, high in scores)
+    lowest, highest = min(high for _, high in scores), max(high for _, high in scores)
     threshold = max((p.score for p in group.post), default=0.0)
     levels = ", ".join(f"{high:.3g} ({score})" for score, high in scores)
     blind = lowest <= threshold
+    # photos in which no small, or no large, object is to be seen leave one level blind
+    grave = highest <= threshold and len(scores) == len(list(_scores(group)))
     yield Verdict(
         code="score_ceiling",
         message=f"no score above {levels} can ever come out: calibration saw none"
         + (f"; with the threshold of {threshold:g} that level finds nothing" if blind else "")
         + ("" if lowest >= CEILING else "; calibrate with photos that show every class well"),
-        level="error" if blind else "info" if lowest >= CEILING else "warning",
+        level="error" if grave else "info" if lowest >= CEILING else "warning",
     )
 
 

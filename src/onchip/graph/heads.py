@@ -329,7 +329,7 @@ def _distance_heads(model: Model, parts: list[list[_Part]]) -> Iterator[HeadSpec
         yield _head(
             model,
             parts,
-            family=_distance_family(model, bins, offset),
+            family=_distance_family(model, parts, bins, offset),
             coding="dfl" if bins > 1 else "ltrb",
             scoring="class",
             classes=classes,
@@ -338,24 +338,17 @@ def _distance_heads(model: Model, parts: list[list[_Part]]) -> Iterator[HeadSpec
         )
 
 
-def _distance_family(model: Model, bins: int, offset: float) -> str:
+def _distance_family(model: Model, parts: list[list[_Part]], bins: int, offset: float) -> str:
     """Name the family: heads of one coding differ only in bins, offset and what the export says."""
     if offset == 0.0:
         return "damo-yolo"
-    objectness = any(
-        model.shapes.get(o.name, (0,))[-1] == 5 + model_classes
-        for o in model.outputs
-        for model_classes in _class_counts(model)
-    )
-    if objectness:
+    cells = sum(p[0].layer.rows * p[0].layer.columns for p in parts)
+    with_objectness = (cells, 5 + parts[0][1].layer.channels)
+    if any(model.shapes.get(o.name, ())[-2:] == with_objectness for o in model.outputs):
         return "yolov6"
     if bins == 1:
         return "yolo26"
     return "nanodet" if bins < 16 else "yolov8" if bins == 16 else "damo-yolo"
-
-
-def _class_counts(model: Model) -> set[int]:
-    return {end.channels for end in end_layers(model)}
 
 
 def _prior_heads(model: Model, parts: list[list[_Part]]) -> Iterator[HeadSpec]:

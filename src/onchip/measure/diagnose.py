@@ -111,7 +111,8 @@ def _pixels(evidence: Evidence) -> Cause | None:
     others = [*(_other_values(spec) if evidence.labelled else ()), *_alternatives(spec)]
     scores = {s: _sight(evidence, s) for s in others}
     # letterbox kinds are close to each other: of those that are as good, the most usual
-    best = next(s for s in scores if scores[s] >= 0.95 * max(scores.values()))
+    most = max(scores.values())
+    best = next(s for s in scores if scores[s] >= most - 0.05 * abs(most))
     gain = 0.05 if evidence.labelled else 0.2
     if scores[best] < current * PIXELS_BETTER or scores[best] < current + gain:
         return None

@@ -231,6 +231,10 @@ class Target(ABC):
         """What it needs on this machine, and what of that is there."""
         return ()
 
+    def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the options as an artifact keeps them: a file's content instead of its name."""
+        return given
+
     def settings(self, given: Mapping[str, str]) -> Struct:
         """Read the target's own options from text.
 

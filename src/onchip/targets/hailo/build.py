@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onchip.graph.run import Array
 
 TOOL = "hailo"
+PACKAGE = "hailo-dataflow-compiler"  # what its wheel is called
 PROBES = 8  # photos on which what was built is compared with the float network
 LOW = 0.5  # of agreement: less is worth a warning
 MODEL_FILE = "model.onnx"
@@ -110,14 +111,13 @@ class Site:
         return named | ({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {})
 
 
-def build(site: Site, job: Job, options: HailoOptions, extra: str = "") -> Compiled:
+def build(site: Site, job: Job, options: HailoOptions) -> Compiled:
     """Quantize at every level, keep what agrees best with the float network, and compile that.
 
     Args:
         site: where.
         job: what.
         options: what the user decided.
-        extra: the user's own lines of script.
 
     Raises:
         InputError: there are no calibration photos.
@@ -131,14 +131,16 @@ def build(site: Site, job: Job, options: HailoOptions, extra: str = "") -> Compi
         gpu, wide = bool(site.gpu), job.plan.wide
         found = [
             _quantized(site, job, order, photos)
-            for order in orders(site.chip, job, options, count, gpu=gpu, wide=wide, extra=extra)
+            for order in orders(site.chip, job, options, count, gpu=gpu, wide=wide)
         ]
     done = [x for x in found if isinstance(x, Quantized)]
     failed = [x for x in found if isinstance(x, ToolError)]
     if not done:
         raise failed[0]
     best = max(done, key=lambda x: x.about.agreement)
-    return _compiled(site, job, best, (*best.order.verdicts, *_compared(done, failed)))
+    # a level that was reduced in fact has ended the build
+    known = [v for v in best.order.verdicts if v.code != "level_reduced"]
+    return _compiled(site, job, best, (*known, *_compared(done, failed)))
 
 
 def _quantized(site: Site, job: Job, order: Order, photos: Path) -> Quantized | ToolError:
@@ -340,11 +342,12 @@ def _compiled(site: Site, job: Job, best: Quantized, verdicts: Sequence[Verdict]
         payload=program,
         suffix="hef",
         input=calibration.taken(job.input, rgb=order.options.rgb),
-        tools={"hailo-dataflow-compiler": site.environment.version},
+        tools={PACKAGE: site.environment.version},
         verdicts=(*verdicts, *admitted, *judged, *_foretold(job, loaded)),
         notes=_notes(best, guard.read(log)),
         extras={
             **best.parts,
+            **calibration.brought(job),
             "har_compiled": ("compiled.har", har),
             "log": ("compile.log", log.encode()),
             "script": ("model.alls", script.encode()),
@@ -412,7 +415,7 @@ def _explained(error: ToolError) -> ToolError:
     """Add the cause and cure of a line that is known."""
     found = explain(TOOL, f"{error}\n{error.log}")
     wrong = [v for v in found if v.level == "error"]
-    if not wrong or error.hint:
+    if not wrong:
         return error
     better = ToolError(str(error), wrong[0].message)
     better.log, better.parts = error.log, error.parts

@@ -19,6 +19,7 @@ from onchip.spec import InputSpec
 from onchip.targets.target import Task
 
 PACKED = "calibration"
+FILE = "calibration.zip"
 MOST = 256  # photos that are packed: some 0.6 MB each at 640x640
 LARGEST = 1 << 26  # bytes that one packed photo may have
 
@@ -41,15 +42,27 @@ def photos(task: Task, spec: InputSpec, count: int = 0) -> Iterator[npt.NDArray[
         yield from _unpacked(task.kept[PACKED], spec, count)
 
 
+def brought(task: Task) -> dict[str, tuple[str, bytes]]:
+    """The packed photos, where those are what the build goes by: for the next one."""
+    given = next(iter(task.photos(task.input, 1)), None) is not None
+    return {} if given or PACKED not in task.kept else {PACKED: (FILE, task.kept[PACKED])}
+
+
 def written(task: Task, spec: InputSpec, folder: Path) -> int:
     """Write `0.npy` and so on, each `(H, W, 3)` of bytes, and return how many.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or no room for them.
     """
     number = -1
     for number, tensor in enumerate(photos(task, spec)):
-        np.save(folder / f"{number}.npy", tensor[0])
+        try:
+            np.save(folder / f"{number}.npy", tensor[0])
+        except OSError as error:
+            raise InputError(
+                f"{folder.parent} has no room for the photos, of {tensor.nbytes >> 10} kB each",
+                "make room, set TMPDIR to a folder elsewhere, or give fewer (--images)",
+            ) from error
     if number < 0:
         raise InputError("Hailo's compiler needs photos", "name a folder of them: -c photos/")
     return number + 1

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -50,12 +49,6 @@ _MOVES = frozenset(
     | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
 )
 _ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish", "silu"})
-
-
-class _Settled(HailoOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options, and what the user's script holds: a build is made of that too."""
-
-    script_text: str = ""
 
 
 class Hailo(Target):
@@ -101,24 +94,25 @@ class Hailo(Target):
             Part("HailoRT (on the board)", board, "sudo apt install hailo-all, on a Raspberry Pi"),
         )
 
+    def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """Put the user's own script, if one is named, in the place of its name."""
+        text = _script(given.get("script", ""))
+        return {**given, "script": text} if text else given
+
     def settings(self, given: Mapping[str, str]) -> Struct:
         """Read the options, and the user's own script, if one is named."""
-        options = super().settings(given)
+        options = super().settings(self.portable(given))
         assert isinstance(options, HailoOptions)
-        options.levels()  # or it says what is wrong
-        path = Path(options.script)
-        if options.script and not path.is_file():
-            raise InputError(f"there is no file {path}", "-O script= names a model script (.alls)")
-        text = path.read_text(errors="replace") if options.script else ""
-        return _Settled(**msgspec.structs.asdict(options), script_text=text)
+        options.check(self.line)
+        return options
 
     def foresee(self, task: Task, plan: "QuantPlan | None" = None) -> Foresight:
         """Say what the compiler will be told, what it will do with it, and what will go wrong."""
         from onchip.targets.hailo.foresee import foresee
 
         options = task.options
-        assert isinstance(options, _Settled)
-        return foresee(self.name, task, options, plan, options.script_text)
+        assert isinstance(options, HailoOptions)
+        return foresee(self.name, task, options, plan)
 
     def compile(self, job: Job) -> Compiled | Prepared:
         """Quantize and compile; without the compiler, prepare all that it will want.
@@ -133,13 +127,13 @@ class Hailo(Target):
         from onchip.toolchains.machine import gpus
 
         options = job.options
-        assert isinstance(options, _Settled)
+        assert isinstance(options, HailoOptions)
         try:
             environment = self.environment(options.sdk)
         except ToolError as error:
-            return prepared(self.name, job, options, options.script_text, error)
+            return prepared(self.name, job, options, error)
         free = next((str(g.number) for g in gpus() if g.free), "")
-        return build(Site(self.name, environment, free), job, options, options.script_text)
+        return build(Site(self.name, environment, free), job, options)
 
     def open(self, artifact: Artifact, threads: int = 0) -> Session:
         """Run on this board's chip, or elsewhere in the compiler's emulator.
@@ -202,7 +196,7 @@ class Hailo(Target):
         return steps or {"compiled": Step(lambda: self.open(artifact), taken, head)}
 
     def _emulated(self, artifact: Artifact, taken: InputSpec, head: HeadSpec) -> dict[str, Step]:
-        from onchip.targets.hailo.build import Site
+        from onchip.targets.hailo.build import PACKAGE, Site
         from onchip.targets.hailo.emulate import FLOAT, NATIVE, QUANTIZED, Emulator, Shared, load
 
         manifest = artifact.manifest
@@ -210,7 +204,7 @@ class Hailo(Target):
         assert isinstance(options, HailoOptions)
         har = artifact.payload("har_quantized")
         boxes = artifact.payloads.get("nms", b"").decode()
-        site = Site(self.name, self.environment(options.sdk))
+        site = Site(self.name, self._same(manifest.tools.get(PACKAGE, "") or options.sdk))
         shared = Shared(lambda: load(site.worker(options), self.name, har, boxes))
         floats = replace(manifest.input, layout="nhwc")
         return {
@@ -218,6 +212,13 @@ class Hailo(Target):
             "optimized": Step(lambda: Emulator(shared, FLOAT, head), taken, head),
             QUANTIZED_STEP: Step(lambda: Emulator(shared, QUANTIZED, head), taken, head),
         }
+
+    def _same(self, version: str) -> install.Environment:
+        """The compiler that built it, or else the newest that is here."""
+        try:
+            return self.environment(version)
+        except ToolError:
+            return self.environment()
 
     def analysis(
         self, artifact: Artifact, tensor: npt.NDArray[np.generic]
@@ -231,6 +232,16 @@ class Hailo(Target):
         outputs = ", ".join(f"{n} {v:.3g} dB" for n, v in guard.read(log).snr.items())
         more = f"; of the outputs its log says: {outputs}" if outputs else ""
         raise UnsupportedError(f"Hailo's compiler gives no figures by layer{more}")
+
+
+def _script(given: str) -> str:
+    """The user's lines: of the file that is named, or as an artifact has kept them."""
+    if not given or "\n" in given:
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", "-O script= names a model script (.alls)")
+    return path.read_text(errors="replace") + "\n"
 
 
 class Hailo8(Hailo):

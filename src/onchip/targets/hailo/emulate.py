@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.errors import ToolError
+from onchip.formats import har as har_file
 from onchip.spec import HeadSpec
 from onchip.targets.hailo.names import derived, ends
 from onchip.targets.hailo.script import NMS_FILE
@@ -80,9 +81,11 @@ def load(worker: Worker, arch: str, har: bytes, boxes: str) -> Loaded:
     `boxes` is the text of the NMS file that its script names, "" where it names none.
 
     Raises:
+        InputError: it is damaged.
         ToolError: the compiler does not take it.
     """
     try:
+        har_file.parse(har, "quantized.har")  # the compiler believes whatever it is given
         (worker.folder / "network.har").write_bytes(har)
         if boxes:
             (worker.folder / NMS_FILE).write_text(boxes)

@@ -15,13 +15,11 @@ SCRIPT_FILE = "model.alls"
 _PAYLOADS = {SCRIPT_FILE: "script", NMS_FILE: "nms"}
 
 
-def foresee(
-    chip: str, task: Task, options: HailoOptions, plan: QuantPlan | None, extra: str
-) -> Foresight:
+def foresee(chip: str, task: Task, options: HailoOptions, plan: QuantPlan | None) -> Foresight:
     """Say where the compiler will end, what it will be told and do, and what will go wrong."""
     spec = calibration.taken(task.input, rgb=options.rgb)
     count = sum(1 for _ in calibration.photos(task, spec))
-    order = _first(chip, task, options, count, plan, extra)
+    order = _first(chip, task, options, count, plan)
     expected = forecast.forecast(forecast.measured(task.model), chip)
     told = Verdict(
         code="names_foretold",
@@ -43,14 +41,12 @@ def foresee(
     )
 
 
-def prepared(
-    chip: str, job: Job, options: HailoOptions, extra: str, missing: ToolError
-) -> Prepared:
+def prepared(chip: str, job: Job, options: HailoOptions, missing: ToolError) -> Prepared:
     """Make all that a machine with the compiler will want, and say what is missing here."""
     spec = calibration.taken(job.input, rgb=options.rgb)
     photos = calibration.packed(job, spec)
     count = sum(1 for _ in calibration.photos(job, spec))
-    order = _first(chip, job, options, count, job.plan, extra)
+    order = _first(chip, job, options, count, job.plan)
     text = (
         f"not compiled: {missing} here; everything before that is done. Finish it on a machine "
         "that has it (x86-64 Linux): onchip compile FILE.onchip"
@@ -61,15 +57,15 @@ def prepared(
     return Prepared(
         missing=Verdict(code=UNFINISHED, message=text, level="warning"),
         verdicts=order.lasting,
-        extras={**extras, **({calibration.PACKED: ("calibration.zip", photos)} if photos else {})},
+        extras={**extras, **({calibration.PACKED: (calibration.FILE, photos)} if photos else {})},
     )
 
 
 def _first(
-    chip: str, task: Task, options: HailoOptions, count: int, plan: QuantPlan | None, extra: str
+    chip: str, task: Task, options: HailoOptions, count: int, plan: QuantPlan | None
 ) -> Order:
     gpu, wide = any(g.free for g in gpus()), plan.wide if plan else ()
-    return orders(chip, task, options, count, gpu=gpu, wide=wide, extra=extra)[0]
+    return orders(chip, task, options, count, gpu=gpu, wide=wide)[0]
 
 
 def _files(task: Task, order: Order) -> dict[str, str]:

@@ -18,12 +18,14 @@ class HailoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     the level. `compression` is how many weights may have 4 bits (0 is none, 5 is all).
     `nms` says where boxes are decoded and suppressed: "cpu" is HailoRT on the host, "nn_core" the
     chip (where the family can), "none" leaves the raw tensors to onchip; "auto" is "cpu" where the
-    family has it, else "none". `score`, `iou` and `most` are written into the file as defaults, and
-    can be set again at run time. `performance` is the compiler's effort, `utilization` how full
-    each resource of the chip may be (0 leaves it to the compiler), `contexts` whether the network
-    may be cut into several. `fps` and `batch` are what to optimize for (0 leaves them away).
+    family has it, else "none". `score`, `iou` and `most` (boxes of a class) are written into the
+    file; the first two are only defaults, which a program sets again. `performance` is the
+    compiler's effort, `utilization` how full each resource of the chip may be (0 leaves it to the
+    compiler), `contexts` whether the network may be cut into several. `fps` and `batch` are what to
+    optimize for (0 leaves them away).
     `rgb` lets the chip swap the colours of a network that was trained on BGR, so that the program
-    takes RGB. `script` is a file with further lines for the model script. `sdk` is the compiler's
+    takes RGB. `script` is a file with further lines for the model script, or in
+    an artifact those lines. `sdk` is the compiler's
     version, `memory_mb` the most memory that it may take; 0 is no limit.
     """
 
@@ -43,6 +45,26 @@ class HailoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     script: str = ""
     sdk: str = ""
     memory_mb: int = 0
+
+    def check(self, line: str) -> None:
+        """Refuse what makes no sense, for a chip of one line of compilers ("3", "5").
+
+        Raises:
+            InputError: `level`, a number, or `sdk` is out of range.
+        """
+        self.levels()
+        if not 0 <= self.utilization <= 1:
+            raise InputError(
+                f"-O utilization={self.utilization:g} is no share of the chip",
+                "write a number up to 1, such as 0.8; 0 leaves it to the compiler",
+            )
+        for name in ("fps", "batch", "memory_mb"):
+            if getattr(self, name) < 0:
+                raise InputError(f"-O {name}={getattr(self, name)} is below 0")
+        if self.sdk and self.sdk.partition(".")[0] != line:
+            raise InputError(
+                f"-O sdk={self.sdk} does not build for this chip", f"it needs a compiler {line}.x"
+            )
 
     def levels(self) -> tuple[int, ...]:
         """The optimization levels that are asked for by number; none where it is "auto".

@@ -114,7 +114,6 @@ def orders(
     *,
     gpu: bool,
     wide: Sequence[str] = (),
-    extra: str = "",
 ) -> list[Order]:
     """Return what to build, one for each level that is asked for.
 
@@ -125,7 +124,6 @@ def orders(
         photos: how many there are to calibrate on.
         gpu: whether the compiler will find a free one.
         wide: ONNX nodes whose output shall have 16 bits.
-        extra: the user's own lines of script.
     """
     weights = sum(_size(t.dims) for t in task.model.proto.graph.initializer)
     made = []
@@ -139,7 +137,7 @@ def orders(
             chip=chip,
             parameters=weights,
             wide=wide,
-            extra=extra,
+            extra=options.script,
         )
         made.append(
             Order(
