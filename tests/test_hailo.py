@@ -89,6 +89,14 @@ def test_an_operation_that_hailo_has_not(tmp_path: Path, compiler: pytest.Monkey
     assert any(line.startswith("wave (Sin)") for line in seen.unsupported)
 
 
+def test_a_head_without_a_grid_is_refused(
+    tmp_path: Path, photos: Path, compiler: pytest.MonkeyPatch
+) -> None:
+    onnx.save(graphs.rtdetr(), tmp_path / "queries.onnx")
+    with pytest.raises(UnsupportedError, match="no map of cells"):
+        build(tmp_path / "queries.onnx", "hailo8l", find_images(photos))
+
+
 # --- the artifact that waits for the compiler ---
 
 
