@@ -130,8 +130,8 @@ class Hailo(Target):
         assert isinstance(options, HailoOptions)
         if job.head.coding in ("query", "xywh"):
             raise UnsupportedError(
-                f"the end of a {job.head.family} network is no map of cells, and how Hailo lays such "
-                "tensors out is not known here",
+                f"the end of a {job.head.family} network is no map of cells, and how Hailo lays "
+                "such tensors out is not known here",
                 "onchip plan names the operations that Hailo has not; detectors with a grid (YOLO, "
                 "NanoDet, SSD) are built",
             )
