@@ -178,6 +178,27 @@ def test_other_options_where_it_is_finished_leave_nothing_of_the_first(
     assert "level_reduced" not in codes(built)
 
 
+def test_a_program_that_works_is_never_replaced_by_less(
+    tiny: Path, photos: Path, nowhere: pytest.MonkeyPatch, cli: Cli, hailo_toolchains: Path
+) -> None:
+    path = cli.folder / "a.onchip"
+    command = ["build", tiny, "-t", "hailo8l", "-c", photos, "-o", path]
+    here, elsewhere = str(hailo_toolchains), os.environ["ONCHIP_TOOLCHAINS"]
+    nowhere.setenv("ONCHIP_TOOLCHAINS", here)
+    cli(*command)
+    program = load(path).payload("program")
+    nowhere.setenv("ONCHIP_TOOLCHAINS", elsewhere)
+    said = cli(*command).stdout  # the same once more, where there is no compiler
+    assert "skipped (nothing changed)" in said and "not compiled" not in said
+    assert load(path).payload("program") == program
+    nowhere.setenv("ONCHIP_TOOLCHAINS", here)
+    nowhere.setenv("HAILO_STANDIN_MAPPING", "infeasible")
+    error = cli(*command, "-O", "utilization=0.5", code=4).stderr
+    assert load(path).payload("program") == program
+    assert "onchip inspect" in error and "a.failed.onchip --log" in error
+    assert "har_quantized" in load(cli.folder / "a.failed.onchip").payloads
+
+
 def test_lines_of_ones_own_travel(
     tiny: Path, photos: Path, nowhere: pytest.MonkeyPatch, hailo_toolchains: Path, tmp_path: Path
 ) -> None:

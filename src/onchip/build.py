@@ -284,6 +284,8 @@ def compile_(
     progress("compile", 1, 1)
     begun = _only(artifact, "optimize")
     if isinstance(made, Prepared):
+        if (whole := _still_good(older, begun, given)) is not None:
+            return whole
         said = _said(begun, "compile", (made.missing, *made.verdicts))
         return begun.with_payloads(made.extras, options=given, **said)
     return begun.with_payloads(
@@ -545,6 +547,20 @@ def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
     skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages[:count])
     done = Artifact(replace(older.manifest, stages=skipped), older.payloads)
     return _only(done, name) if name in MADE else done
+
+
+def _still_good(older: Artifact | None, begun: Artifact, given: dict[str, str]) -> Artifact | None:
+    """Return the older artifact if it has a program of the same plan and options.
+
+    A machine without the compiler would only put an unfinished one in its place.
+    """
+    if older is None or older.manifest.program_input is None or older.manifest.options != given:
+        return None
+    before, now = older.stage("optimize"), begun.stage("optimize")
+    if before is None or now is None or before.key != now.key:
+        return None
+    skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages)
+    return Artifact(replace(older.manifest, stages=skipped), older.payloads)
 
 
 def _only(artifact: Artifact, name: str) -> Artifact:

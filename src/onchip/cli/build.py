@@ -119,15 +119,26 @@ def build_verb(
     photos, options = _photos(given), _read(given)
 
     def one(chip: str, path: Path, older: Artifact | None) -> Artifact:
-        return build(
-            model,
-            chip,
-            photos,
-            options=options,
-            older=older,
-            progress=progress if len(chips) == 1 else _labelled(progress, chip),
-            keep=lambda unfinished: None if ended.is_set() else save(unfinished, path),
-        )
+        place = _unfinished_place(path, older)
+
+        def keep(unfinished: Artifact) -> None:
+            if not ended.is_set():
+                save(unfinished, place)
+
+        try:
+            return build(
+                model,
+                chip,
+                photos,
+                options=options,
+                older=older,
+                progress=progress if len(chips) == 1 else _labelled(progress, chip),
+                keep=keep,
+            )
+        except ToolError as error:
+            told = [error.hint] if error.hint else []
+            error.hint = "; ".join([*told, f"its log: onchip inspect {place} --log"])
+            raise
 
     ended = Event()
     with bars() as progress:
@@ -243,6 +254,12 @@ def _place(model: Path, chip: str, output: Path | None, *, alone: bool) -> Path:
     if output is not None and not output.is_dir():
         raise InputError(f"{output} is not a folder", "several targets need one: -o FOLDER")
     return (output or Path()) / f"{model.stem}.{chip}.onchip"
+
+
+def _unfinished_place(path: Path, older: Artifact | None) -> Path:
+    """Where a build that fails leaves what it did: never over a program that works."""
+    works = older is not None and older.manifest.program_input is not None
+    return path.with_suffix(".failed.onchip") if works else path
 
 
 def _at_once(builds: int, memory: int | None) -> int:
