@@ -128,9 +128,9 @@ def build(site: Site, job: Job, options: HailoOptions) -> Compiled:
     with tempfile.TemporaryDirectory(prefix="onchip-") as place:
         photos = Path(place)
         count = calibration.written(job, spec, photos)
-        gpu, wide = bool(site.gpu), job.plan.wide
+        gpu, wide, seen = bool(site.gpu), job.plan.wide, _digest(photos)
         found = [
-            _quantized(site, job, order, photos)
+            _quantized(site, job, order, photos, seen)
             for order in orders(site.chip, job, options, count, gpu=gpu, wide=wide)
         ]
     done = [x for x in found if isinstance(x, Quantized)]
@@ -143,12 +143,15 @@ def build(site: Site, job: Job, options: HailoOptions) -> Compiled:
     return _compiled(site, job, best, (*known, *_compared(done, failed)))
 
 
-def _quantized(site: Site, job: Job, order: Order, photos: Path) -> Quantized | ToolError:
+def _quantized(
+    site: Site, job: Job, order: Order, photos: Path, seen: bytes
+) -> Quantized | ToolError:
     """Quantize at one level, or take what an earlier build has left of the same.
 
-    That the compiler fails or does less than it was asked to is returned: another level may work.
+    `seen` digests the photos. That the compiler fails or does less than it was asked to is
+    returned: another level may work.
     """
-    key = order.key(job.model.bytes, _digest(photos), site.environment.version.encode())
+    key = order.key(job.model.bytes, seen, site.environment.version.encode())
     if (kept := _kept(job, order, key)) is not None:
         return kept
     try:

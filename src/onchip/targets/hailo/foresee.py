@@ -17,9 +17,7 @@ _PAYLOADS = {SCRIPT_FILE: "script", NMS_FILE: "nms"}
 
 def foresee(chip: str, task: Task, options: HailoOptions, plan: QuantPlan | None) -> Foresight:
     """Say where the compiler will end, what it will be told and do, and what will go wrong."""
-    spec = calibration.taken(task.input, rgb=options.rgb)
-    count = sum(1 for _ in calibration.photos(task, spec))
-    order = _first(chip, task, options, count, plan)
+    order = _first(chip, task, options, plan.images if plan else 0, plan)
     expected = forecast.forecast(forecast.measured(task.model), chip)
     told = Verdict(
         code="names_foretold",
