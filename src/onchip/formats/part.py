@@ -18,7 +18,7 @@ class Part(NamedTuple):
         return self.file.read(min(count, self.size - at))
 
 
-def printable(text: bytes) -> str:
+def printable(text: str | bytes) -> str:
     """A text as one plain line: it is shown on terminals, and a file may hold anything."""
-    plain = text.decode(errors="replace")
+    plain = text if isinstance(text, str) else text.decode(errors="replace")
     return "".join(c if c.isprintable() else "\ufffd" for c in plain)

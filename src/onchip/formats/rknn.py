@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from onchip.errors import InputError
+from onchip.formats.part import printable
 
 MAGIC = b"RKNN\0\0\0\0"
 MINI = 0x1004
@@ -216,11 +217,11 @@ def _file(version: int, tail: _Tail | None, root: _Root) -> RknnFile:
     platforms = said.target_platform or (texts.get("platform", ""),)
     return RknnFile(
         version=version,
-        platforms=tuple(_printable(p) for p in platforms if p),
-        toolkit=_printable(said.version or toolkit),
-        compiler=_printable(compiler.removesuffix(")")),
+        platforms=tuple(printable(p) for p in platforms if p),
+        toolkit=printable(said.version or toolkit),
+        compiler=printable(compiler.removesuffix(")")),
         custom_string=texts.get("custom", ""),
-        framework=_printable(texts.get("framework", "") or said.ori_network_platform),
+        framework=printable(texts.get("framework", "") or said.ori_network_platform),
         inputs=_ends(tail, root, "input"),
         outputs=_ends(tail, root, "output"),
         complete=tail is not None,
@@ -354,9 +355,9 @@ def _from_tail(tensor: _Tensor, tail: _Tail, side: str, alone: bool) -> RknnTens
     if scale is None and kind.fl is not None and abs(kind.fl) < 64:
         scale, zero = 2.0**-kind.fl, 0
     return RknnTensor(
-        name=_printable(tensor.url),
+        name=printable(tensor.url),
         shape=tensor.size[::-1],
-        dtype=_printable(kind.vx_type.removeprefix(_PREFIX).lower()),
+        dtype=printable(kind.vx_type.removeprefix(_PREFIX).lower()),
         layout=order if len(tensor.size) == 4 else "",
         mean=tail.mean_value if pixels and alone else (),
         std=tail.std_value if pixels and alone else (),
@@ -374,10 +375,10 @@ def _from_notes(
     scale, zero = _affine(root.notes.quant_tab.get(name, _Range()), dtype)
     pixels = side == "input"
     return RknnTensor(
-        name=_printable(name),
+        name=printable(name),
         shape=shape,
-        dtype=_printable(dtype),
-        layout=_printable(said.layout.lower()) if len(shape) == 4 else "",
+        dtype=printable(dtype),
+        layout=printable(said.layout.lower()) if len(shape) == 4 else "",
         mean=_finite(said.mean or ()) if pixels else (),
         std=_finite(said.std or ()) if pixels else (),
         scale=scale,
@@ -406,8 +407,3 @@ def _affine(range_: _Range, dtype: str) -> tuple[float | None, int | None]:
 
 def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
     return values if all(map(math.isfinite, values)) else ()
-
-
-def _printable(text: str) -> str:
-    """A name as one plain line: it is shown on terminals, and a file may hold anything."""
-    return "".join(c if c.isprintable() else "�" for c in text)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onchip.artifact import Artifact
 from onchip.errors import ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import Compiled, Job, Part, Session, Target, Tensors
+from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target, Tensors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,15 +25,10 @@ class Cpu(Target):
     quant = QuantSpec(
         raised=("float32", "int16"),
         pair_limit=32767,  # AVX2 adds pairs of products in 16 bits
-        ops=frozenset(
-            {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "Relu", "MaxPool", "Resize"}
-            | {"Concat", "Split", "Reshape", "Transpose", "AveragePool", "GlobalAveragePool"}
-            | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
-        ),
-        shared=frozenset(
-            {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
-            | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
-        ),
+        ops=MOVES
+        | {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "Relu"}
+        | {"AveragePool", "GlobalAveragePool"},
+        shared=MOVES,
     )
 
     def version(self) -> str:

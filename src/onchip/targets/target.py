@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+# operations that only move values, so that what they read and give has one scale
+MOVES = frozenset(
+    {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
+    | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
+)
 UNFINISHED = "unfinished"  # the verdict of an artifact that waits for the vendor's compiler
 Photos = Callable[[InputSpec, int], Iterable[npt.NDArray[np.generic]]]  # a few, or 0 for all
 

@@ -25,6 +25,7 @@ from onchip.spec import HeadSpec, InputSpec, QuantSpec
 from onchip.targets.hailo import guard
 from onchip.targets.hailo.options import HailoOptions
 from onchip.targets.target import (
+    MOVES,
     Compiled,
     Foresight,
     Job,
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 TOOL = "hailo"
 QUANTIZED_STEP = "quantized"
 
-_MOVES = frozenset(
-    {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
-    | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
-)
 _ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish", "silu"})
 
 
@@ -58,8 +55,8 @@ class Hailo(Target):
         raised=("int16",),
         ops=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "Sigmoid", "AveragePool"})
         | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool"}
-        | _MOVES,
-        shared=_MOVES,
+        | MOVES,
+        shared=MOVES,
         fused=_ACTIVATIONS,
         fused_depthwise=_ACTIVATIONS,
         folded=frozenset({"Sigmoid"}),

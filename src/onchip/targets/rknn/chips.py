@@ -36,17 +36,13 @@ from onchip.targets.rknn.build import (
     ways,
 )
 from onchip.targets.rknn.options import RknnOptions, operations
-from onchip.targets.target import Compiled, Job, Part, Session, Target, Task, VendorError
+from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target, Task, VendorError
 from onchip.toolchains import install
 from onchip.toolchains.worker import Worker
 
 if TYPE_CHECKING:
     pass
 
-_MOVES = frozenset(
-    {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
-    | {"Squeeze", "Unsqueeze", "Flatten", "Slice"}
-)
 _ACTIVATIONS = frozenset({"relu", "leakyrelu", "relu6", "hardswish"})
 
 _LAST = {"0": 0, "1": 1, "2": 2, "0_1": 1, "0_1_2": 2}  # the last core that each needs
@@ -67,8 +63,8 @@ class Rknn(Target):
         raised=("float16",),
         ops=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "Sigmoid", "AveragePool"})
         | {"LeakyRelu", "Relu", "Clip", "HardSwish", "GlobalAveragePool", "ReduceSum"}
-        | _MOVES,
-        shared=_MOVES,
+        | MOVES,
+        shared=MOVES,
         fused=_ACTIVATIONS | {"silu"},
         fused_depthwise=_ACTIVATIONS,
         folded=frozenset({"Sigmoid"}),
