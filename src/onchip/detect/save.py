@@ -8,6 +8,7 @@ import cv2
 
 from onchip.errors import InputError
 from onchip.vision.preprocess import Image
+from onchip.writing import write_whole
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -23,15 +24,7 @@ def save_image(image: Image, path: Path) -> None:
     known, data = cv2.imencode(path.suffix or ".jpg", image)
     if not known:
         raise InputError(f"cannot write {path}: not an image format")
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, data.tobytes())
 
 
 class VideoWriter:

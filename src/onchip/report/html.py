@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from onchip.artifact import Artifact
-from onchip.errors import InputError
 from onchip.measure.proof import Example, Proof, Row
 from onchip.report.text import verdicts
 from onchip.vision.draw import draw
 from onchip.vision.preprocess import Image, read_image
+from onchip.writing import write_whole
 
 PICTURES = 6
 WIDTH = 480  # pixels of one picture
@@ -78,15 +78,7 @@ def write(html: str, path: Path) -> None:
     Raises:
         InputError: it cannot be written there.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, html.encode())
 
 
 def _table(proof: Proof) -> str:
