@@ -1,5 +1,8 @@
 """What a user reads, to the letter."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +14,10 @@ from onchip.measure.accuracy import Accuracy
 from onchip.measure.diagnose import Cause
 from onchip.measure.latency import Latency
 from onchip.measure.parity import Parity
-from onchip.measure.proof import Gate, Proof, Row
+from onchip.measure.proof import Example, Gate, Proof, Row, dump, restore
 from onchip.report import data, text
+from onchip.report.pictures import LOST, NEW, compared
+from onchip.report.plots import HEIGHT, WIDTH, lines, whiskers
 from onchip.spec import InputSpec, Verdict
 
 
@@ -107,3 +112,43 @@ def test_networks_that_see_nothing_alike_have_a_diagnosis(monkeypatch: pytest.Mo
     evidence = SimpleNamespace(input=spec, labelled=False, broken="cut", photos=[])
     monkeypatch.setattr(diagnose, "_sight", lambda *_: -86.0)  # it disagrees with its mirror image
     assert diagnose.diagnose(evidence) == ()  # type: ignore[arg-type]
+
+
+def test_a_proof_comes_back_from_its_bytes(tmp_path: Path) -> None:
+    box = np.array([[1, 2, 3, 4]], np.float32)
+    seen = Detections(box, np.array([0.5]), np.array([1]))
+    example = Example(tmp_path / "ä b.jpg", 0.5, {"original": seen, "compiled": seen[:0]}, seen)
+    made = replace(proof(broken=True), examples=(example,))
+    again = restore(dump(made))
+    assert dump(restore(dump(again))) == dump(again)
+    assert text.proof(again) == text.proof(made)
+    assert again.examples[0].path == tmp_path / "ä b.jpg"
+    assert again.examples[0].first.boxes.tolist() == [[1, 2, 3, 4]]
+    assert len(again.examples[0].last) == 0
+
+
+def test_what_is_lost_and_what_is_new_is_marked() -> None:
+    image = np.zeros((120, 160, 3), np.uint8)
+    first = Detections(
+        np.array([[10, 10, 50, 50], [80, 20, 120, 60]]), np.array([0.9, 0.8]), np.array([0, 1])
+    )
+    later = Detections(
+        np.array([[11, 10, 50, 50], [20, 70, 60, 110]]), np.array([0.9, 0.8]), np.array([0, 1])
+    )
+    picture, lost, new = compared(image, first, later, ("a", "b"))
+    assert (lost, new) == (1, 1)
+    assert picture[20, 81].tolist() == list(LOST)
+    assert picture[70, 21].tolist() == list(NEW)
+    same, *none = compared(image, first, first, ("a", "b"))
+    assert none == [0, 0]
+    assert not (same == LOST).all(-1).any()
+
+
+def test_curves_stay_inside_their_frame() -> None:
+    made = lines({"up": [0.1, float("nan"), 0.5, 0.9], "down & out": [3, 2, 1, 0]}, "epoch")
+    assert "down &amp; out" in made
+    for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", made):
+        assert 0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT
+    assert made.count("M") == 3  # a gap where a value is missing
+    assert lines({"one": [1.0]}, "epoch") == ""
+    assert whiskers({"cut": (40.0, 38.0, 42.5)}, "mAP").count("<circle") == 1

@@ -178,17 +178,16 @@ def _look(
     for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
         reference = _clear(results[0][0])
         tensors = results[list(stages).index("cut")][1]
+        truth = sample.truth((image.shape[1], image.shape[0])) if labelled else None
         for folded, (found, made) in zip(seen.values(), results, strict=True):
-            if labelled:
-                truth = sample.truth((image.shape[1], image.shape[0]))
+            if truth is not None:
                 folded.matches.append(match(found, truth, head.classes))
             folded.pairings.append(pair(reference, _clear(found)))
             if made and tensors and made is not tensors and tensors.keys() <= made.keys():
                 folded.noise.add(tensors, made)
         last = seen[list(stages)[-1]].pairings[-1]
-        examples.append(
-            Example(sample.path, parity([last]).matched, reference, _clear(results[-1][0]))
-        )
+        clear = {name: _clear(found) for name, (found, _) in zip(stages, results, strict=True)}
+        examples.append(Example(sample.path, parity([last]).matched, clear, truth))
         progress("verify", done, len(samples))
     return seen, examples
 

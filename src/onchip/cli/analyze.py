@@ -43,6 +43,6 @@ def analyze_verb(
         found = analyze(artifact, data, labelled=labelled, progress=progress)
     print_json(report.data(found)) if as_json else print_text(report.text(found, whole=whole))
     if page is not None:
-        from onchip.report.html import write
+        from onchip.report.document import write
 
         write(report.page(artifact, found), page)

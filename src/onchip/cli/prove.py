@@ -72,7 +72,8 @@ def verify_verb(file: Path, as_json: bool, report: Path | None, **given: Any) ->
     else:
         print_text(text.proof(proof))
     if report is not None:
-        from onchip.report.html import page, write
+        from onchip.report.document import write
+        from onchip.report.html import page
 
         write(page(artifact, proof), report)
     return 0 if proof.passed else 1

@@ -16,6 +16,7 @@ from onchip.graph.pixels import Pixels
 from onchip.graph.read import load
 from onchip.measure.proof import Example, Proof
 from onchip.report import html, text
+from onchip.report.document import write as write_page
 from onchip.verify import verify
 from onchip.vision.draw import draw
 from onchip.vision.preprocess import Image, find_images, read_image
@@ -88,7 +89,7 @@ def _mistakes(model: Path) -> Options:
 
 
 def _leave(folder: Path, name: str, made: Artifact, proof: Proof) -> None:
-    html.write(html.page(made, proof), folder / f"{name}.html")
+    write_page(html.page(made, proof), folder / f"{name}.html")
     labels = made.manifest.head.labels
     rows = [_pair(e, labels) for e in _wide(proof)]
     save_image(np.concatenate(rows), folder / f"{name}.jpg")

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
 
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
@@ -52,9 +56,48 @@ class Proof:
 
 @dataclass(frozen=True)
 class Example:
-    """One image as the first and the last stage see it."""
+    """One image as each stage sees it, with its true boxes where they are known."""
 
     path: Path
-    matched: float
-    first: Detections
-    last: Detections
+    matched: float  # of what the last stage sees, against the first
+    seen: dict[str, Detections]  # by stage, in order
+    truth: Detections | None = None
+
+    @property
+    def first(self) -> Detections:
+        """What the original sees."""
+        return next(iter(self.seen.values()))
+
+    @property
+    def last(self) -> Detections:
+        """What comes out in the end."""
+        return list(self.seen.values())[-1]
+
+
+def dump(proof: Proof) -> bytes:
+    """Return a proof as bytes, from which `restore` makes an equal one."""
+    return msgspec.msgpack.encode(proof, enc_hook=_plain)
+
+
+def restore(data: bytes) -> Proof:
+    """Return the proof of which these are the bytes.
+
+    Raises:
+        msgspec.MsgspecError: they are those of another version, or damaged.
+    """
+    return msgspec.msgpack.decode(data, type=Proof, dec_hook=_made)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def _made(kind: type, value: Any) -> object:
+    if kind is Path:
+        return Path(value)
+    dtype, shape, data = value
+    return np.frombuffer(data, dtype).reshape(shape)

@@ -6,7 +6,7 @@ from html import escape
 from onchip.analyze import Analysis
 from onchip.artifact import Artifact
 from onchip.measure.layers import NO_NOISE, LayerError
-from onchip.report.html import STYLE
+from onchip.report import document as html
 from onchip.report.text import table, verdicts
 
 WORST = 12  # layers in the text
@@ -140,14 +140,11 @@ td:nth-child(2), th:nth-child(2) { text-align: left }
 
 def page(made: Artifact, found: Analysis) -> str:
     """One page that needs nothing else: plots of both errors, the faults, and every layer."""
-    title = f"{escape(made.manifest.source)} on {escape(found.target)}, layer by layer"
+    title = f"{made.manifest.source} on {found.target}, layer by layer"
     head = [*HEAD, *(VENDOR if found.vendor else ())]
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in _row(e, found)) + "</tr>"
-        for e in found.errors
-    )
     parts = [
-        f"<h1>{title}</h1>",
+        f"<style>{MORE_STYLE}</style>",
+        f"<h1>{escape(title)}</h1>",
         f"<p><b>First:</b> {escape(found.first)}</p>",
         *(f"<p>Also: {escape(m)}</p>" for m in _more(found)),
         *(f"<p>{escape(v)}</p>" for v in verdicts(found.verdicts)),
@@ -155,12 +152,9 @@ def page(made: Artifact, found: Analysis) -> str:
         "network. Bars are what each layer keeps by itself, the line is what is left after all "
         "layers before it; higher is better.</p>",
         _plot(found.errors),
-        f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{rows}</table>",
+        html.table(head, [_row(e, found) for e in found.errors]),
     ]
-    start = '<!doctype html><html lang="en"><meta charset="utf-8">'
-    start += '<meta name="viewport" content="width=device-width">'
-    style = f"<style>{STYLE}{MORE_STYLE}</style>"
-    return f"{start}<title>{title}</title>{style}" + "\n".join(parts) + "</html>\n"
+    return html.document(title, parts)
 
 
 def _plot(errors: Sequence[LayerError]) -> str:
