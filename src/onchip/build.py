@@ -4,7 +4,6 @@ Each stage is a function from an artifact to a fuller one, and records the diges
 into it. A stage whose digest is that of the record in the older artifact is taken from there.
 """
 
-import hashlib
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +20,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import onchip
-from onchip.artifact import FORMAT, Artifact, Manifest, Stage
+from onchip import stages
+from onchip.artifact import FORMAT, Artifact, Manifest
 from onchip.dataset.samples import truth_beside
 from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.graph import read
@@ -48,8 +46,6 @@ from onchip.targets import target as targets
 from onchip.targets.target import Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
 
-STAGES = ("parse", "optimize", "compile")
-MADE = {"parse": ("source", "cut"), "optimize": ("source", "cut", "plan")}  # payloads so far
 PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how files of old PyTorch begin
 PROOF_IMAGES = 2
 GUESS_IMAGES = 8
@@ -103,7 +99,7 @@ def build(
     made = parse(source, target, images, options=options, older=older, progress=progress)
     key = _optimize_key(made, chip, images, options)
     task = _task(made, images, settings, _compile_key(key, chip, settings, images), progress)
-    begun = _finished(older, "optimize", key) is not None  # then there is nothing to wait for
+    begun = stages.finished(older, "optimize", key) is not None  # then there is nothing to wait for
     try:
         with nullcontext() if begun else chip.ahead(task) as ahead:
             made = optimize(made, images, options=options, older=older, progress=progress)
@@ -149,8 +145,10 @@ def parse(
     _refuse_torch(source)
     original = understood(read.load(source), options.custom_ops)
     asked = (options.size, options.end_nodes, options.pixels, options.labels, options.layout)
-    key = _key("parse", original.digest, asked, options.custom_ops, target, _digests(_few(images)))
-    if (done := _finished(older, "parse", key)) is not None:
+    key = stages.key(
+        "parse", original.digest, asked, options.custom_ops, target, stages.digests(_few(images))
+    )
+    if (done := stages.finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()
     progress("parse", 0, 3)
@@ -174,7 +172,7 @@ def parse(
         source_sha256=original.digest,
         input=spec,
         head=head,
-        stages=(_record("parse", key, started, cut=found.proof.describe()),),
+        stages=(stages.record("parse", key, started, cut=found.proof.describe()),),
         verdicts=verdicts,
     )
     files = {"source": ("source.onnx", original.bytes), "cut": ("cut.onnx", found.model.bytes)}
@@ -200,7 +198,7 @@ def optimize(
     target = targets.get(artifact.manifest.target)
     most = _most_raised(target, options)
     key = _optimize_key(artifact, target, images, options)
-    if (done := _finished(older, "optimize", key)) is not None:
+    if (done := stages.finished(older, "optimize", key)) is not None:
         return done
     started = time.perf_counter()
     spec, head, model = artifact.manifest.input, artifact.manifest.head, cut_model(artifact)
@@ -237,11 +235,11 @@ def optimize(
     else:
         search = Search.begin(model, head, spec, seen, plan, probes)
         chosen = _within(search, options.budget, images, progress)
-    begun = _only(artifact, "parse")
+    begun = stages.only(artifact, "parse")
     return begun.with_payloads(
         {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
-        stages=(*begun.manifest.stages, _record("optimize", key, started, images=str(used))),
-        **_said(begun, "optimize", _calibration_verdicts(used, errors, chosen)),
+        stages=(*begun.manifest.stages, stages.record("optimize", key, started, images=str(used))),
+        **stages.said(begun, "optimize", _calibration_verdicts(used, errors, chosen)),
     )
 
 
@@ -271,10 +269,10 @@ def compile_(
     target = targets.get(artifact.manifest.target)
     given = {**artifact.manifest.options, **target.portable((options or Options()).target)}
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
-    stages = artifact.manifest.stages[:2]
+    before = artifact.manifest.stages[:2]
     settings = target.settings(given)
-    key = _compile_key(stages[1].key, target, settings, images)
-    if (done := _finished(older, "compile", key)) is not None:
+    key = _compile_key(before[1].key, target, settings, images)
+    if (done := stages.finished(older, "compile", key)) is not None:
         return done
     started = time.perf_counter()
     progress("compile", 0, 1)
@@ -282,20 +280,20 @@ def compile_(
     fields = vars(task) | {"kept": (older or artifact).payloads}
     made = target.compile(Job(**fields, plan=plan, qdq=quantized(artifact).bytes, ahead=ahead))
     progress("compile", 1, 1)
-    begun = _only(artifact, "optimize")
+    begun = stages.only(artifact, "optimize")
     if isinstance(made, Prepared):
-        if (whole := _still_good(older, begun, given)) is not None:
+        if (whole := stages.still_good(older, begun, given)) is not None:
             return whole
-        said = _said(begun, "compile", (made.missing, *made.verdicts))
+        said = stages.said(begun, "compile", (made.missing, *made.verdicts))
         return begun.with_payloads(made.extras, options=given, **said)
     return begun.with_payloads(
         {"program": (f"program.{made.suffix}", made.payload), **made.extras},
         program_input=made.input,
         program_head=made.head,
         options=given,
-        stages=(*stages, _record("compile", key, started, **made.notes)),
+        stages=(*before, stages.record("compile", key, started, **made.notes)),
         tools=made.tools,
-        **_said(begun, "compile", made.verdicts),
+        **stages.said(begun, "compile", made.verdicts),
     )
 
 
@@ -539,73 +537,6 @@ def _calibration_verdicts(
     return tuple(found)
 
 
-def _finished(older: Artifact | None, name: str, key: str) -> Artifact | None:
-    """Return the older artifact up to a stage, if that stage was made of the same things."""
-    if older is None or (record := older.stage(name)) is None or record.key != key:
-        return None
-    count = STAGES.index(name) + 1
-    skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages[:count])
-    done = Artifact(replace(older.manifest, stages=skipped), older.payloads)
-    return _only(done, name) if name in MADE else done
-
-
-def _still_good(older: Artifact | None, begun: Artifact, given: dict[str, str]) -> Artifact | None:
-    """Return the older artifact if it has a program of the same plan and options.
-
-    A machine without the compiler would only put an unfinished one in its place.
-    """
-    if older is None or older.manifest.program_input is None or older.manifest.options != given:
-        return None
-    before, now = older.stage("optimize"), begun.stage("optimize")
-    if before is None or now is None or before.key != now.key:
-        return None
-    skipped = tuple(replace(s, skipped=True) for s in older.manifest.stages)
-    return Artifact(replace(older.manifest, stages=skipped), older.payloads)
-
-
-def _only(artifact: Artifact, name: str) -> Artifact:
-    """Return an artifact as a stage left it: what later ones made and said is of another time."""
-    count = STAGES.index(name) + 1
-    told = artifact.manifest.told
-    stale = {code for stage in STAGES[count:] for code in told.get(stage, ())}
-    manifest = replace(
-        artifact.manifest,
-        stages=artifact.manifest.stages[:count],
-        payloads={n: r for n, r in artifact.manifest.payloads.items() if n in MADE[name]},
-        program_input=None,
-        program_head=None,
-        options={},
-        tools={},
-        verdicts=tuple(v for v in artifact.manifest.verdicts if v.code not in stale),
-        told={stage: codes for stage, codes in told.items() if stage in STAGES[:count]},
-    )
-    return Artifact(manifest, {n: artifact.payloads[n] for n in manifest.payloads})
-
-
-def _said(artifact: Artifact, stage: str, now: Sequence[Verdict]) -> dict[str, Any]:
-    """Join verdicts; what is said now replaces what an earlier stage said of the same."""
-    before, told = artifact.manifest.verdicts, artifact.manifest.told
-    codes = tuple(dict.fromkeys(v.code for v in now))
-    return {
-        "verdicts": (*(v for v in before if v.code not in codes), *now),
-        "told": {**told, stage: codes},
-    }
-
-
-def _record(name: str, key: str, started: float, **notes: str) -> Stage:
-    return Stage(name=name, key=key, seconds=round(time.perf_counter() - started, 3), notes=notes)
-
-
-def _digests(images: Sequence[Path]) -> list[bytes]:
-    return [_digest(p, (s := p.stat()).st_size, s.st_mtime_ns) for p in images]
-
-
-@cache
-def _digest(path: Path, size: int, time_ns: int) -> bytes:
-    """Digest a file, once as long as it does not change: each stage asks for every photo's."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=32).digest()
-
-
 def _most_raised(target: Target, options: Options) -> int:
     return options.max_float if target.quant.raised else 0
 
@@ -615,17 +546,9 @@ def _optimize_key(
 ) -> str:
     decided = (options.keep_float, options.int16, _most_raised(target, options), options.budget)
     before = parsed.manifest.stages[0].key
-    return _key("optimize", before, target.quant, _digests(images), decided)
+    return stages.key("optimize", before, target.quant, stages.digests(images), decided)
 
 
 def _compile_key(before: str, target: Target, settings: Struct, images: Sequence[Path]) -> str:
-    seen = _digests(images) if target.uses_photos else []
-    return _key("compile", before, target.version(), settings, seen)
-
-
-def _key(*parts: object) -> str:
-    digest = hashlib.blake2b(f"{onchip.__version__} {FORMAT}".encode(), digest_size=32)
-    for part in parts:
-        data = msgspec.json.encode(part, order="deterministic")
-        digest.update(hashlib.blake2b(data).digest())
-    return digest.hexdigest()
+    seen = stages.digests(images) if target.uses_photos else []
+    return stages.key("compile", before, target.version(), settings, seen)

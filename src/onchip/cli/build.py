@@ -12,8 +12,9 @@ import click
 
 from onchip.artifact import Artifact, check_writable, load, save
 from onchip.build import Options, Progress, build, compile_, foresee, left, optimize, parse
-from onchip.cli.options import as_json, command, names, size, some
+from onchip.cli.options import as_json, command, names, size
 from onchip.cli.output import bars, print_json, print_text
+from onchip.dataset.samples import some
 from onchip.errors import InputError, ToolError
 from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple

@@ -1,6 +1,6 @@
 """Options that several verbs share, and how their text is read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,3 @@ def size(text: str | None) -> tuple[int, int] | None:
             f"--imgsz {text!r} is not a size", "allowed: 640, or WIDTHxHEIGHT: 640x480"
         )
     return (int(parts[0]), int(parts[-1]))
-
-
-def some(paths: Sequence[Path], count: int) -> list[Path]:
-    """Return at most `count` of `paths`, spread evenly; 0 is all."""
-    if not count or len(paths) <= count:
-        return list(paths)
-    return [paths[i * len(paths) // count] for i in range(count)]

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from onchip.artifact import load
-from onchip.cli.options import as_json, command, some
+from onchip.cli.options import as_json, command
 from onchip.cli.output import bars, print_json, print_text
 from onchip.dataset import samples
-from onchip.dataset.samples import Dataset
+from onchip.dataset.samples import Dataset, some
 from onchip.detect.detector import Detector
 from onchip.detect.program import FOR_ACCURACY
 from onchip.errors import InputError

@@ -66,6 +66,13 @@ def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
     return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
 
 
+def some(paths: Sequence[Path], count: int) -> list[Path]:
+    """Return at most `count` of `paths`, spread evenly; 0 is all."""
+    if not count or len(paths) <= count:
+        return list(paths)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
 def truth_beside(image: Path, classes: int) -> Sample | None:
     """Return an image's sample if a label file stands beside it that fits `classes`, or None."""
     if not yolo.place(image).is_file():
