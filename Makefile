@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up a private environment first; nothing outside this folder changes.
-# `make test ALL=1` adds what needs torch (the family zoo) and Rockchip's SDK (installed by onchip).
+# `make test ALL=1` adds what needs torch (training, the family zoo), Rockchip's SDK, and a Chromium for pages.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,8 +12,9 @@ export ONCHIP_TOOLCHAINS ?= $(CURDIR)/$(VENV)/toolchains
 demo: $(VENV)/.core
 	$(BIN)/onchip demo -o onchip-demo
 
-test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo $(VENV)/.rknn) check docs
-	$(BIN)/python -m pytest -n 2 $(if $(ALL),,-m "not zoo and not rknn")
+test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo $(VENV)/.rknn $(VENV)/.browser) check docs
+	$(BIN)/python -m pytest -n 2 -m "not alone $(if $(ALL),,and not zoo and not train and not rknn and not browser)"
+	$(if $(ALL),$(BIN)/python -m pytest -m alone)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -33,7 +34,7 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable ".[test,docs]"
+	$(BIN)/python -m pip install --quiet --editable ".[annotate,test,docs]"
 	touch $@
 
 $(VENV)/.zoo: $(VENV)/.test tests/zoo-requirements.txt
@@ -44,6 +45,15 @@ $(VENV)/.zoo: $(VENV)/.test tests/zoo-requirements.txt
 
 $(VENV)/.rknn: $(VENV)/.core src/onchip/toolchains/pins.toml
 	$(BIN)/onchip toolchain install rknn
+	touch $@
+
+# A Chromium: one that is there, or else Debian's where that can be installed, or playwright's own.
+$(VENV)/.browser: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable ".[annotate,browser]"
+	command -v chromium || command -v google-chrome \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q chromium; } \
+	  || $(BIN)/playwright install chromium \
+	  || { echo "no Chromium: install chromium or google-chrome, then run this again" >&2; exit 1; }
 	touch $@
 
 clean:

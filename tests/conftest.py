@@ -79,10 +79,12 @@ class Cli:
         self.folder = folder
 
     def __call__(
-        self, *arguments: object, code: int | None = 0
+        self, *arguments: object, code: int | None = 0, timeout: int = 600
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "onchip", *map(str, arguments)]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout
+        )
         assert code in (None, done.returncode), f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done

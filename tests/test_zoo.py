@@ -3,9 +3,7 @@
 Needs torch 2.13.0 and ultralytics (`make test ALL=1`). Only the table of expected end nodes is kept.
 """
 
-import importlib.metadata
 import os
-import sys
 import types
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from onchip.graph.clean import clean
 from onchip.graph.prove import cut
 from onchip.graph.read import read
+from onchip.train.standin import prepare
 
 pytestmark = pytest.mark.zoo
 
@@ -34,15 +33,9 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def ultralytics(tmp_path_factory: pytest.TempPathFactory) -> types.ModuleType:
-    """Ultralytics, with stand-ins for torchvision, which has no build without CUDA."""
+    """Ultralytics, as onchip sets it up."""
     pytest.importorskip("torch", reason="the zoo needs torch: make test ALL=1")
-    os.environ.update(YOLO_OFFLINE="1", YOLO_AUTOINSTALL="0")
-    os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("config"))
-    vision, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
-    vision.__version__, vision.ops = "0.28.0", ops  # type: ignore[attr-defined]
-    sys.modules.update({"torchvision": vision, "torchvision.ops": ops})
-    real = importlib.metadata.version
-    importlib.metadata.version = lambda name: "0.28.0" if name == "torchvision" else real(name)
+    prepare(tmp_path_factory.mktemp("config"))
     return pytest.importorskip("ultralytics", reason="the zoo needs ultralytics: make test ALL=1")
 
 

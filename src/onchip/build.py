@@ -349,13 +349,13 @@ def _refuse_torch(source: Path) -> None:
     if "constants.pkl" in parts:
         raise InputError(
             f"{source} is TorchScript (torch.jit); onchip reads ONNX",
-            "export the same network with torch.onnx.export, or yolo export format=onnx",
+            "name the checkpoint that it was made of: onchip export best.pt, or torch.onnx.export",
         )
     if start == PICKLE or "data.pkl" in parts:
         raise InputError(
             f"{source} holds PyTorch weights (torch.save), and no network without its own code",
-            "export it to ONNX where it was trained: yolo export model=best.pt format=onnx "
-            "imgsz=640, or torch.onnx.export",
+            f"export it to ONNX: onchip export {source} for Ultralytics' own; others where "
+            "they were trained: torch.onnx.export",
         )
 
 

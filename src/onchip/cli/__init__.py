@@ -5,6 +5,12 @@ import sys
 # verb: (module, what it does). A verb's module is loaded when the verb is used.
 VERBS = {
     "demo": ("demo", "the whole story on bundled inputs, in under two minutes"),
+    "init": ("run", "write the project file of photos, for the next"),
+    "run": ("run", "the whole way: check, split, train, export, build, verify, report"),
+    "train": ("train", "a detector on your labelled photos, through Ultralytics"),
+    "export": ("train", "best.pt -> best.onnx as chips want it, proven to see the same"),
+    "annotate": ("annotate", "draw boxes on photos in the browser; a model may propose them"),
+    "dataset": ("dataset", "check, mend, split, count and convert photos and their labels"),
     "inspect": ("inspect", "what is in an .onnx, .onchip, .hef, .har or .rknn file"),
     "diff": ("inspect", "what differs between two compiled files or artifacts"),
     "plan": ("build", "what a build would do, and what will go wrong, with no vendor software"),

@@ -137,15 +137,10 @@ def dataset(given: dict[str, Any], labels: tuple[str, ...]) -> tuple[Dataset, bo
     """Return the images that were asked for, and whether they have labels."""
     if given["data"] is not None:
         whole = samples.load(given["data"], given["split"])
-        return Dataset(tuple(_some(whole.samples, given["images"])), whole.labels), True
+        return Dataset(tuple(some(whole.samples, given["images"])), whole.labels), True
     if not given["photos"]:
         raise InputError(
             "no images to verify on", "name --data data.yaml, or photos without labels: -c photos/"
         )
     paths = some(find_images(given["photos"]), given["images"])
     return samples.unlabelled(paths, labels), False
-
-
-def _some(found: tuple[samples.Sample, ...], count: int) -> list[samples.Sample]:
-    by_path = {s.path: s for s in found}
-    return [by_path[p] for p in some([s.path for s in found], count)]

@@ -15,7 +15,9 @@ from onchip.vision.preprocess import IMAGE_SUFFIXES
 SPLITS = ("train", "val", "test")
 NOTES = ("data.yaml", "data.yml", "dataset.yaml")
 CLASSES = "classes.txt"  # what labelling tools without a data.yaml leave
-UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".svg", ".psd"})
+_COMPRESSED = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".jfif")
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw")
+UNREAD_SUFFIXES = frozenset((*_COMPRESSED, *_RAW, ".svg", ".psd"))
 MAX_NOTES = 8 << 20
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from onchip.dataset import folders, yolo
 from onchip.detections import Detections, Floats
 from onchip.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ def load(path: Path, split: str = "val") -> Dataset:
     """
     notes = folders.read_notes(path)
     names = folders.class_names(path, notes)
-    split = split if notes.get(split) else "val"
     if not notes.get(split):
-        raise InputError(f"{path} names no {split!r} images", "add a line like  val: images/val")
+        there = [name for name in folders.SPLITS if notes.get(name)]
+        raise InputError(
+            f"{path} names no {split} images",
+            f"it names {' and '.join(there)}" if there else f"add a line like  {split}: images",
+        )
     images = folders.listed(path, notes, split)
     if not images:
         raise InputError(f"{path}: no {split} images", "allowed are jpg, png, bmp, webp and tiff")
@@ -66,11 +72,15 @@ def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
     return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
 
 
-def some(paths: Sequence[Path], count: int) -> list[Path]:
-    """Return at most `count` of `paths`, spread evenly; 0 is all."""
-    if not count or len(paths) <= count:
-        return list(paths)
-    return [paths[i * len(paths) // count] for i in range(count)]
+def some(items: Sequence[T], count: int) -> list[T]:
+    """Return at most `count` of `items`, spread evenly; 0 is all.
+
+    >>> some("abcdefgh", 3)
+    ['a', 'c', 'f']
+    """
+    if not count or len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def truth_beside(image: Path, classes: int) -> Sample | None:

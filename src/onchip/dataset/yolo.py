@@ -13,7 +13,7 @@ from onchip.errors import InputError
 from onchip.writing import write_whole
 
 SLACK = 1e-3  # how far past the image's edge a value may lie by rounding
-MAX_BYTES = 16 << 20
+MAX_BYTES = 4 << 20
 Values = tuple[float, float, float, float]
 
 
@@ -95,6 +95,23 @@ def _box(values: list[float]) -> Values:
     return ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
 
 
+def polygon(line: str) -> tuple[float, ...]:
+    """Return the points of a line that is a polygon, x and y in turn; nothing where it is none.
+
+    >>> polygon("1 0.1 0.2 0.5 0.2 0.5 0.6")
+    (0.1, 0.2, 0.5, 0.2, 0.5, 0.6)
+    >>> polygon("1 0.5 0.5 0.2 0.2")
+    ()
+    """
+    fields = line.split()
+    if len(fields) < 7 or len(fields) % 2 == 0:
+        return ()
+    try:
+        return tuple(float(f) for f in fields[1:])
+    except ValueError:
+        return ()
+
+
 def text(label: Label) -> str:
     """Return the line of a box, fine to a thousandth of a pixel in any photo.
 
@@ -141,11 +158,16 @@ def read(path: Path, classes: int | None = None) -> tuple[Row, ...] | None:
         raise InputError(f"cannot read the labels {path}: not text ({error})") from error
 
 
+def encode(rows: Iterable[Row | Label]) -> bytes:
+    """Return the bytes of a label file."""
+    lines = [row.line.strip() if isinstance(row, Row) else text(row) for row in rows]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def write(path: Path, rows: Iterable[Row | Label]) -> None:
     """Write a label file whole: rows that were read keep their own line, labels get a new one.
 
     Raises:
         InputError: it cannot be written; the old one is still there.
     """
-    lines = [row.line.strip() if isinstance(row, Row) else text(row) for row in rows]
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    write_whole(path, encode(rows))

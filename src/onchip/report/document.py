@@ -21,8 +21,9 @@ th:first-child, td:first-child { text-align: left }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .6rem }
 h3 { font-size: .95rem; margin: 1.2rem 0 .4rem } code, pre { font-size: .85rem; overflow-x: auto }
 svg { width: 100%; height: auto }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem }
-img { width: 100%; border-radius: 4px } figure { margin: 0 } figcaption { opacity: .75 }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1rem }
+img { max-width: 100%; max-height: 24rem; border-radius: 4px }
+figure { margin: 0 } figcaption { opacity: .75 }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem } dd { margin: 0 }
 """
 

@@ -83,9 +83,9 @@ def _row(row: Row, labelled: bool) -> list[str]:
             f"{100 * row.accuracy.map50_95:.1f}",
             f"{100 * low:.1f} – {100 * high:.1f}",
             f"{100 * row.accuracy.map50:.1f}",
-            f"{row.step:.1f}" if row.step is not None else "",
-            f"{row.drop:.1f}" if row.drop is not None else "",
-            f"{interval[0]:.1f} – {interval[1]:.1f}" if interval else "",
+            f"{row.step:z.1f}" if row.step is not None else "",
+            f"{row.drop:z.1f}" if row.drop is not None else "",
+            f"{interval[0]:z.1f} – {interval[1]:z.1f}" if interval else "",
         ]
     worst = min(row.parity.sqnr_db.values(), default=None)
     return [

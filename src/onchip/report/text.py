@@ -154,7 +154,7 @@ def _norm(found: Proof) -> str:
     drop = found.rows[-1].drop
     if drop is None:
         return ""
-    return f": {drop:.1f} points lost in all (vendors' own builds lose a median of 1.2)"
+    return f": {drop:z.1f} points lost in all (vendors' own builds lose a median of 1.2)"
 
 
 def _row(row: Row, labelled: bool) -> list[str]:
@@ -166,9 +166,9 @@ def _row(row: Row, labelled: bool) -> list[str]:
             f"{100 * row.accuracy.map50_95:.1f}",
             f"{100 * low:.1f} to {100 * high:.1f}",
             f"{100 * row.accuracy.map50:.1f}",
-            f"{row.step:.1f}" if row.step is not None else "",
-            f"{row.drop:.1f}" if row.drop is not None else "",
-            f"{drop[0]:.1f} to {drop[1]:.1f}" if drop else "",
+            f"{row.step:z.1f}" if row.step is not None else "",
+            f"{row.drop:z.1f}" if row.drop is not None else "",
+            f"{drop[0]:z.1f} to {drop[1]:z.1f}" if drop else "",
         ]
     worst = min(row.parity.sqnr_db.values(), default=None)
     return [

@@ -131,8 +131,10 @@ def _normalize(canvas: Image, spec: InputSpec) -> npt.NDArray[np.float32]:
 def find_images(source: str | Path) -> list[Path]:
     """Return the images that `source` names: a file, a folder (searched whole) or a glob.
 
+    A `.txt` file lists images, one on each line, from the folder that it stands in.
+
     Raises:
-        InputError: nothing is there, or the folder holds no image.
+        InputError: nothing is there, or the folder or list holds no image.
     """
     path = Path(source)
     if path.is_dir():
@@ -141,7 +143,7 @@ def find_images(source: str | Path) -> list[Path]:
             raise InputError(f"no images in {path}", "allowed are jpg, png, bmp, webp and tiff")
         return found
     if path.is_file():
-        return [path]
+        return _listed(path) if path.suffix.lower() == ".txt" else [path]
     if any(c in str(source) for c in "*?["):
         root = Path(path.anchor or ".")
         pattern = str(path.relative_to(path.anchor)) if path.anchor else str(path)
@@ -150,3 +152,18 @@ def find_images(source: str | Path) -> list[Path]:
             return found
         raise InputError(f"no image matches {source}")
     raise InputError(f"{source} does not exist")
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the list {path}: {error}") from error
+    found = [path.parent / line.strip() for line in lines if line.strip()]
+    if wrong := [p for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]:
+        raise InputError(
+            f"{path} is no list of images: it names {wrong[0].name[:80]}", "one image on each line"
+        )
+    if not found:
+        raise InputError(f"{path} lists no images", "one image on each line")
+    return found

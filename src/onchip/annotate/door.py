@@ -1,0 +1,179 @@
+"""Who may come in: by the one-time token of the printed link, or by a password.
+
+The token is spent by its first use, so a link that somebody finds later (in a log, a history, a
+list of processes) opens nothing. Whoever shows a spent one gets in only with a session; otherwise a
+new link is printed in the terminal, where the person who started the server can read it.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+from onchip.errors import InputError
+
+SESSIONS = 256  # the most that are open; the oldest goes
+SPENT = 64  # links that are remembered as used
+TRIES = 5  # wrong passwords from one address before it has to wait
+WAIT = 10.0  # seconds after those, doubled by each further one
+MOST_WAIT = 900.0
+ADDRESSES = 4096  # that are remembered
+LEAST_PASSWORD = 8  # characters
+
+
+class Door:
+    """Decides about hosts, tokens, passwords and sessions. Nothing here is written anywhere.
+
+    Raises:
+        InputError: the address is not this machine's own and there is no good password.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        password: str | None = None,
+        tell: Callable[[str], None] = lambda token: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address = address
+        self.local = is_loopback(address)
+        if not self.local and password is None:
+            raise InputError(
+                f"{address} can be reached by others, so a password is needed",
+                "use --password-file FILE, or stay on this machine and use an ssh tunnel",
+            )
+        if password is not None and len(password) < LEAST_PASSWORD:
+            raise InputError(f"the password is too short: at least {LEAST_PASSWORD} characters")
+        self.token = secrets.token_urlsafe(24) if password is None else ""
+        self._password = _digest(password) if password is not None else None
+        self._tell, self._now = tell, now
+        self._spent: OrderedDict[bytes, None] = OrderedDict()
+        self._sessions: OrderedDict[bytes, None] = OrderedDict()
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def asks(self) -> bool:
+        """Whether people come in by a password."""
+        return self._password is not None
+
+    def knows(self, session: str | None) -> bool:
+        """Whether a session is open."""
+        return session is not None and _digest(session) in self._sessions
+
+    def enter(self, token: str, known: bool = False) -> str | None:
+        """Exchange the token for a session; None if it is wrong or spent.
+
+        Where it was right once, and who shows it is not `known`, a new link is told.
+        """
+        with self._lock:
+            given = _digest(token)
+            if self.token and hmac.compare_digest(given, _digest(self.token)):
+                _keep(self._spent, given, SPENT)
+                self.token = ""
+                return self._session()
+            again = given in self._spent and not known
+            if again and not self.token:
+                self.token = secrets.token_urlsafe(24)
+        if again:
+            self._tell(self.token)
+        return None
+
+    def log_in(self, password: str, address: str) -> str | None:
+        """Exchange the password for a session; None if it is wrong. Ask `wait` first."""
+        right = self._password is not None and hmac.compare_digest(
+            _digest(password), self._password
+        )
+        with self._lock:
+            if right:
+                self._wrong.pop(address, None)
+                return self._session()
+            count = self._wrong.get(address, (0, 0.0))[0] + 1
+            wait = 0.0 if count < TRIES else min(MOST_WAIT, WAIT * 2.0 ** (count - TRIES))
+            self._wrong[address] = (count, self._now() + wait)
+            self._wrong.move_to_end(address)
+            while len(self._wrong) > ADDRESSES:
+                self._wrong.popitem(last=False)
+        return None
+
+    def wait(self, address: str) -> float:
+        """Return for how many seconds an address may not try again."""
+        return max(0.0, self._wrong.get(address, (0, 0.0))[1] - self._now())
+
+    def serves(self, host: str) -> bool:
+        """Whether a Host header names this machine; a page of some other name is an attack.
+
+        A name that an attacker owns can be made to lead here (DNS rebinding); a number cannot.
+        Ports may differ: an ssh tunnel has its own.
+        """
+        name = _name(host)
+        if name == "localhost" or is_loopback(name):
+            return True
+        if self.local:
+            return False
+        own = socket.gethostname().lower()
+        return _is_address(name) or name in (self.address.lower(), own, f"{own}.local")
+
+    def _session(self) -> str:
+        session = secrets.token_urlsafe(32)
+        _keep(self._sessions, _digest(session), SESSIONS)
+        return session
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own and nobody else's way in."""
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def same_site(headers: Mapping[str, str]) -> bool:
+    """Whether a request comes from our own page, or from the person at the browser."""
+    return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+
+
+def same_origin(headers: Mapping[str, str]) -> bool:
+    """Whether the page that changes something is the one that this server gave out."""
+    return headers.get("origin", "") == f"http://{headers.get('host', '')}"
+
+
+def address_of(client: str) -> str:
+    """Return what counts as one visitor: an IPv4 address, or an IPv6 network."""
+    try:
+        found = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    if found.version == 4:
+        return str(found)
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
+def _name(host: str) -> str:
+    """Return a Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+
+def _keep(known: OrderedDict[bytes, None], entry: bytes, most: int) -> None:
+    known[entry] = None
+    while len(known) > most:
+        known.popitem(last=False)

@@ -1,0 +1,94 @@
+"""The steps that are about photos: look them through, deal them, choose those to calibrate on."""
+
+from pathlib import Path
+
+import msgspec
+
+from onchip.dataset import calibrate, folders, layout, samples
+from onchip.dataset.check import check, require_sound
+from onchip.dataset.samples import Dataset, some
+from onchip.dataset.seen import look
+from onchip.dataset.source import open_source
+from onchip.dataset.split import split
+from onchip.report.dataset_page import page
+from onchip.report.document import write
+from onchip.run.ledger import Said
+from onchip.run.way import CALIBRATION, Way, line
+from onchip.vision.preprocess import find_images
+
+
+def checked(way: Way) -> None:
+    """Stop at errors of the data set; one without any label can still prove a build."""
+    allowed, place = way.project.check.allow, way.place("check.html")
+
+    def work() -> Said:
+        report = check(way.found.source, imgsz=way.project.train.imgsz, progress=way.progress)
+        write(page(report), place)
+        if way.labelled or not way.project.model:
+            hint = f"pictures: {place}; to let some stay: [check] allow = [CODES]"
+            require_sound(report, allowed, hint)
+        return {
+            "images": sum(p.images for p in report.parts),
+            "boxes": sum(p.boxes for p in report.parts),
+            "errors": len(report.of("error")),
+            "warnings": len(report.of("warning")),
+        }
+
+    command = line("dataset", "check", way.found.source, "--page", place)
+    way.book.step("check", [way.whole, allowed], command, [place], work)
+
+
+def divided(way: Way) -> None:
+    """Deal the photos into train and val, where data.yaml does not do it yet."""
+    given = way.project.split
+    if {"train", "val"} <= way.found.splits.keys():
+        return
+    out = way.place("split")
+    words: list[object] = ["dataset", "split", way.found.source, "-o", out, "--force"]
+    for name in ("val", "test", "seed"):
+        words += [f"--{name}", getattr(given, name)]
+
+    def work() -> Said:
+        source = open_source(way.found.source)
+        seen = look(source, way.project.train.imgsz, way.progress)
+        made = split(
+            seen,
+            source.root,
+            val=given.val,
+            test=given.test,
+            seed=given.seed,
+            progress=way.progress,
+        )
+        layout.lists(source, made, out, force=True)
+        return {part: len(paths) for part, paths in made.parts.items()}
+
+    made_of = [way.whole, msgspec.to_builtins(given)]
+    way.book.step("split", made_of, line(*words), [out / layout.NOTES], work)
+    way.found = folders.find(out / layout.NOTES)
+
+
+def calibration(way: Way) -> list[Path]:
+    """Choose the photos that builds are calibrated on, of those for training, and list them."""
+    splits, place = way.found.splits, way.place(CALIBRATION)
+    photos = splits.get("train") or way.found.images
+    like = splits.get("val", ())
+    most = min(way.project.build.images or len(photos), len(photos))
+
+    def work() -> Said:
+        looked = calibrate.look(photos, "calibrate", way.progress)
+        goal = calibrate.look(like, "like", way.progress)
+        chosen = calibrate.choose(looked, goal, most, way.progress, or_fewer=True)
+        calibrate.write_list(chosen, place)
+        return {"photos": len(chosen)}
+
+    words = ["dataset", "calibrate", way.found.source, "-n", most, "-o", place]
+    way.book.step("calibrate", [way.whole, way.found.splits, most], line(*words), [place], work)
+    return find_images(place)
+
+
+def images(way: Way, split: str, most: int) -> tuple[Dataset, bool]:
+    """The images of a split with their true boxes, or all of them where nothing is labelled."""
+    if way.labelled and way.found.notes is not None and split in way.found.splits:
+        data = samples.load(way.found.notes, split)
+        return Dataset(tuple(some(data.samples, most)), data.labels), True
+    return samples.unlabelled(some(way.found.images, most), way.found.names), False

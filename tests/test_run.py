@@ -1,0 +1,327 @@
+"""Project files, and what a run remembers; the whole way itself is in test_run_whole.py."""
+
+import html
+import json
+import math
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onchip.artifact import load
+from onchip.demo.scenes import LABELS, write
+from onchip.errors import InputError
+from onchip.run.ledger import Ledger, Step, digest_of
+from onchip.run.page import read_results
+from onchip.run.project import fitting, parse, read, template
+
+from conftest import Cli
+
+PLACE = Path("onchip.toml")
+
+
+@given(
+    st.text(min_size=1, max_size=40),
+    st.text(max_size=30),
+    st.lists(st.sampled_from(["cpu", "hailo8l"]), min_size=1),
+)
+def test_what_init_writes_reads_back(name: str, data: str, chips: list[str]) -> None:
+    made = parse(template(fitting(name), Path(data), tuple(chips)), PLACE)
+    assert made.name == fitting(name)
+    assert made.data == Path(data).as_posix()
+    assert made.build.targets == tuple(chips)
+    assert made.train.epochs == 200 and made.train.patience == 15 and made.train.imgsz == 640
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ('name = "x"', "missing required field `data`", ""),
+        (
+            'name = "x"\ndata = "d"\nfoo = 1',
+            "onchip.toml has no setting 'foo'",
+            "allowed are name, data",
+        ),
+        (
+            'name = "x"\ndata = "d"\n[train]\nepoch = 3',
+            "[train] has no setting 'epoch'",
+            "did you mean epochs?",
+        ),
+        (
+            'name = "x"\ndata = "d"\n[train]\nepochs = "3"',
+            "train.epochs: expected `int`, got `str`",
+            "",
+        ),
+        ('name = "x"\ndata = "d"\n[train]\nepochs = 0', "whole numbers from 1", ""),
+        (
+            'name = "x"\ndata = "d"\n[split]\nval = 0.6\ntest = 0.4',
+            "something must be left to train on",
+            "",
+        ),
+        (
+            'name = "x"\ndata = "d"\n[build]\ntargets = ["rk"]',
+            "no target called 'rk'",
+            "allowed are cpu",
+        ),
+        ('name = "x"\ndata = "d"\n[build]\ntargets = []', "names no chip", ""),
+        ('name = "../x"\ndata = "d"', "name: allowed are letters", ""),
+        ('name = "x"\ndata = "d"\ntrain = 3', "train: expected `object`", ""),
+        ("[", "not a TOML file", "onchip init"),
+    ],
+)
+def test_a_wrong_project_is_one_clear_line(text: str, said: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text, PLACE)
+    assert said in str(caught.value)
+    assert hint in caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_are_as_from_the_project_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/p.toml").write_text('name = "x"\ndata = "photos"\nmodel = "/m/best.onnx"')
+    monkeypatch.chdir(tmp_path)
+    found = read(Path("a/p.toml"))
+    assert (found.data, found.out, found.model) == (
+        str(tmp_path / "a/photos"), str(tmp_path / "a/runs"), "/m/best.onnx",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="cannot read"):
+        read(Path("none.toml"))
+
+
+class Work:
+    """Writes a file, and counts how often."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+
+    def __call__(self) -> dict[str, int]:
+        self.count += 1
+        self.path.write_text("made")
+        return {"times": self.count}
+
+
+def test_a_step_is_done_again_only_when_something_changed(tmp_path: Path) -> None:
+    source, made = tmp_path / "in", tmp_path / "out"
+    source.write_text("1")
+    work, told = Work(made), list[Step]()
+
+    def once(setting: int = 1) -> bool:
+        book = Ledger.open(tmp_path / "state", told.append)
+        book.step("a", [source, setting], "onchip a", [made], work)
+        return told[-1].skipped
+
+    assert [once(), once(), once(2), once(2)] == [False, True, False, True]
+    source.write_text("2")  # what went in
+    assert [once(2), once(2)] == [False, True]
+    made.write_text("spoilt")  # what came out
+    assert [once(2), once(2)] == [False, True]
+    made.unlink()
+    assert once(2) is False
+    assert told[-1].said == {"times": work.count}
+    (tmp_path / "state/state.json").write_text('{"a": 3}')
+    assert once(2) is False
+
+
+def test_a_step_that_fails_is_not_done(tmp_path: Path) -> None:
+    def fail() -> dict[str, int]:
+        raise InputError("no")
+
+    book = Ledger.open(tmp_path, lambda step: None)
+    book.step("a", [1], "", [], lambda: {"x": 1})
+    with pytest.raises(InputError):
+        book.step("a", [2], "", [], fail)
+    assert "a" not in Ledger.open(tmp_path, lambda step: None).records
+
+
+def test_a_long_step_is_known_to_be_begun(tmp_path: Path) -> None:
+    def begin(made_of: int, run: str) -> object:
+        return Ledger.open(tmp_path, lambda step: None).begin("train", [made_of], {"run": run})[
+            "run"
+        ]
+
+    assert [begin(1, "a"), begin(1, "b"), begin(2, "b"), begin(1, "c")] == ["a", "a", "b", "c"]
+
+
+def test_a_digest_is_of_content_and_order(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("x")
+    two.write_text("x")
+    assert digest_of([one, 1]) == digest_of([two, 1]) != digest_of([1, one])
+    assert digest_of([{"a": 1, "b": 2}]) == digest_of([{"b": 2, "a": 1}])
+    assert digest_of([tmp_path / "none"]) != digest_of([one])
+
+
+def test_a_table_of_epochs_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("  epoch, metrics/mAP50(B)\n1, 0.5\n2, nan\n3, broken\n4")
+    found = read_results(path)
+    assert found["epoch"] == [1, 2, 3]
+    assert found["metrics/mAP50(B)"][0] == 0.5
+    assert all(map(math.isnan, found["metrics/mAP50(B)"][1:]))
+    assert read_results(tmp_path / "none.csv") == {}
+    path.write_bytes(b"\x00\xff" * 50)
+    assert isinstance(read_results(path), dict)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A data set of the project's own scenes that is not split, and the detector that knows them."""
+    write(tmp_path / "scenes", 30, 810_000, "all")
+    names = "".join(f"  {i}: {name}\n" for i, name in enumerate(LABELS))
+    (tmp_path / "scenes/data.yaml").write_text(f"train: images/all\nnames:\n{names}")
+    with as_file(files("onchip.demo") / "detector.onnx") as bundled:
+        (tmp_path / "detector.onnx").write_bytes(bundled.read_bytes())
+    return tmp_path
+
+
+def settle(folder: Path, **settings: str) -> None:
+    """Change settings of the project file."""
+    path = folder / "onchip.toml"
+    text = path.read_text()
+    for name, value in settings.items():
+        text, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value} ", text, flags=re.M)
+        assert count == 1, name
+    path.write_text(text)
+
+
+def test_the_whole_way_of_a_model_that_is_trained(scenes: Path, cli: Cli) -> None:
+    said = cli("init", "-t", "cpu,hailo8l", "--model", "detector.onnx").stdout
+    assert (
+        said == "onchip.toml: 30 images, 5 classes\nlook through it, then: onchip run onchip.toml\n"
+    )
+    assert "exists already" in cli("init", code=2).stderr
+    settle(scenes, max_drop="5.0", images="20")
+    first = json.loads(cli("run", "--json").stdout)
+    names = [
+        "check",
+        "split",
+        "calibrate",
+        "build cpu",
+        "verify cpu",
+        "build hailo8l",
+        "verify hailo8l",
+    ]
+    assert [s["name"] for s in first["steps"]] == names
+    assert not any(s["skipped"] for s in first["steps"])
+    assert [b["verdict"] for b in first["builds"]] == ["passed", "plan only"]
+    assert first["state"] == "plan only"
+    again = json.loads(cli("run", "--json").stdout)
+    assert all(s["skipped"] for s in again["steps"])
+    assert again["builds"] == first["builds"]
+    page = Path(first["report"]).read_text()
+    assert page.count("<figure>") >= 2 * 3 + 2 * 2
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for step in first["steps"]:
+        assert html.escape(step["command"]) in page
+
+    # another gate asks for another proof, and nothing else
+    settle(scenes, max_drop="4.0")
+    third = json.loads(cli("run", "--json").stdout)
+    assert [s["name"] for s in third["steps"] if not s["skipped"]] == [
+        "verify cpu",
+        "verify hailo8l",
+    ]
+    # a label that changes changes the data set
+    label = next((scenes / "scenes/labels/all").iterdir())
+    label.write_text("".join(label.read_text().splitlines(keepends=True)[:-1]))
+    fourth = json.loads(cli("run", "--json").stdout)
+    assert {"check", "split", "verify cpu"} <= {
+        s["name"] for s in fourth["steps"] if not s["skipped"]
+    }
+
+
+def test_what_is_run_by_hand_is_the_same(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, max_drop="9.0", images="12")
+    done = json.loads(cli("run", "--json").stdout)
+    made = scenes / "runs/onchip/scenes/scenes.cpu.onchip"
+    proof = done["builds"][0]["proof"]
+    for step in done["steps"]:
+        words = shlex.split(step["command"])[1:]
+        last = cli(*words, "--json")
+    by_hand = json.loads(last.stdout)
+    assert by_hand["stages"] == proof["stages"]
+    assert load(made).manifest.source == "detector.onnx"
+
+
+def test_errors_of_the_data_set_stop_the_run(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, images="12", max_drop="9.0")
+    image = sorted((scenes / "scenes/images/all").iterdir())[3]
+    image.write_bytes(b"")
+    done = cli("run", code=2)
+    assert "the data set has errors: 1 empty-file" in done.stderr
+    assert "[check] allow" in done.stderr
+    assert (scenes / "runs/onchip/scenes/check.html").is_file()
+    settle(scenes, allow='["empty-file"]')
+    image.unlink()
+    (scenes / "scenes/labels/all" / image.with_suffix(".txt").name).unlink()
+    cli("run")
+
+
+def test_a_target_that_cannot_be_built_does_not_keep_others_from_it(scenes: Path, cli: Cli) -> None:
+    cli("init", "-t", "hailo8l,cpu", "--model", "detector.onnx")
+    text = (scenes / "onchip.toml").read_text()
+    (scenes / "onchip.toml").write_text(
+        text.replace("[verify]", 'options = { hailo8l = { level = "wrong" } }\n[verify]')
+    )
+    settle(scenes, images="12", max_drop="9.0")
+    done = json.loads(cli("run", "--json", code=2).stdout)
+    assert [b["verdict"] for b in done["builds"]] == ["not built", "passed"]
+    assert "level=wrong is not" in done["builds"][0]["error"]["message"]
+    assert "level=wrong is not" in Path(done["report"]).read_text()
+
+
+def test_photos_without_labels_prove_a_build_too(scenes: Path, cli: Cli) -> None:
+    shutil.move(scenes / "scenes/images/all", scenes / "plain")
+    cli("init", "plain", "--model", "detector.onnx")
+    settle(scenes, images="12")
+    done = json.loads(cli("run", "--json").stdout)
+    assert [s["name"] for s in done["steps"]] == ["check", "calibrate", "build cpu", "verify cpu"]
+    proof = done["builds"][0]["proof"]
+    assert proof["images"] == 30
+    assert proof["stages"][0]["map50_95"] is None
+
+
+def test_interrupting_a_run_keeps_what_is_done(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, images="12", max_drop="9.0")
+    command = [sys.executable, "-m", "onchip", "run"]
+    process = subprocess.Popen(
+        command, cwd=scenes, stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("check")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    done = json.loads(cli("run", "--json").stdout)
+    assert done["steps"][0]["skipped"]
+    assert not list(scenes.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "cannot read onchip.toml: No such file or directory"),
+        (["init"], "no data.yaml here"),
+        (["init", "none"], "none does not exist"),
+        (["init", ".", "-t", "rk"], "no target called 'rk'"),
+    ],
+)
+def test_bad_input(arguments: list[str], said: str, cli: Cli) -> None:
+    done = cli(*arguments, code=2)
+    assert said in done.stderr
+    assert not (cli.folder / "onchip.toml").exists()
