@@ -116,11 +116,13 @@ def test_a_box_that_was_moved_keeps_what_else_is_known_of_it(tmp_path: Path) -> 
     rows = [replace(first, label=Label(0, (0.5, 0.5, 0.5, 0.5))), second]
     now = coco.replaced(found, 7, rows)
     before, after = made()["annotations"], json.loads(coco.encode(now))["annotations"]
-    assert after[0] == before[0] | {"bbox": [160, 120, 320, 240], "category_id": 2}
+    box = {"bbox": [160, 120, 320, 240], "area": 320 * 240, "segmentation": []}
+    assert after[0] == before[0] | box | {"category_id": 2}  # the old outline is not this box's
     assert after[1:] == before[1:]
     assert now.labels(7)[0] == Label(0, (0.5, 0.5, 0.5, 0.5))
-    plain = coco.replaced(found, 7, [replace(second, label=Label(1, (0.5, 0.5, 0.5, 0.5)))])
-    assert json.loads(coco.encode(plain))["annotations"][-1]["area"] == 320 * 240  # it has no mask
+    other = coco.replaced(found, 7, [replace(first, label=replace(first.label, index=0)), second])
+    renamed = json.loads(coco.encode(other))["annotations"][0]
+    assert renamed == before[0] | {"category_id": 2}  # but is still that of the same box
 
 
 @pytest.mark.parametrize("layout", ["annotations/instances_val2017.json", "a.json"])

@@ -237,29 +237,10 @@ def _replaced(found: Coco, photo: coco.Photo, boxes: Sequence[Box]) -> Coco:
         if row is not None:
             rows.append(row)
         elif edited is not None:
-            found = _moved(found, photo, edited, box.label())
             rows.append(replace(edited, label=box.label(), fault="", why="", hint=""))
         elif box.index is not None and box.box is not None:
             rows.append(box.label())
-    after = coco.replaced(found, photo.id, rows)
-    new = {row.number: row for row in rows if isinstance(row, Row)}
-    own = tuple(new.get(row.number, row) for row in after.rows[photo.id])
-    return replace(after, rows={**after.rows, photo.id: own})
-
-
-def _moved(found: Coco, photo: coco.Photo, row: Row, label: Label) -> Coco:
-    if not label.index < len(found.categories):
-        raise InputError(f"the document has no class {label.index}")
-    entry = msgspec.json.decode(found.entries[row.number])
-    left, top, right, bottom = label.corners
-    wide, tall = (right - left) * photo.width, (bottom - top) * photo.height
-    sides = (left * photo.width, top * photo.height, wide, tall)
-    entry |= {"bbox": [round(v, 6) for v in sides], "area": round(wide * tall, 6)}
-    entry["category_id"] = found.categories[label.index]
-    if "segmentation" in entry:
-        entry["segmentation"] = []  # an outline of what was there before would be wrong
-    entries = {**found.entries, row.number: Raw(msgspec.json.encode(entry))}
-    return replace(found, entries=entries)
+    return coco.replaced(found, photo.id, rows)
 
 
 def _with_category(found: Coco, index: int, name: str) -> Coco:

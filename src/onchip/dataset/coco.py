@@ -135,8 +135,8 @@ def replaced(found: Coco, photo: Key, rows: Iterable[Row | Label]) -> Coco:
     """Return the document with other boxes for one image; nothing else of it changes.
 
     Rows that were read keep their annotation, and so does a label that equals one that was read; a
-    row with another label than was read keeps all of it but box and class. Other labels become
-    annotations with a new id at the end.
+    row with another label than was read keeps all of it but class, box and the outline of the old
+    box. Other labels become annotations with a new id at the end.
 
     Raises:
         KeyError: the document has no such photo.
@@ -155,8 +155,9 @@ def replaced(found: Coco, photo: Key, rows: Iterable[Row | Label]) -> Coco:
         if number in free:
             kept[number] = free.pop(number)
             if isinstance(row, Row) and label is not None and label != kept[number].label:
-                kept[number] = Row(number, kept[number].line, label)
-                moved[number] = _moved(found, found.entries[number], label, size)
+                old = kept[number]
+                kept[number] = Row(number, old.line, label)
+                moved[number] = _moved(found, found.entries[number], old.label, label, size)
         elif label is not None:
             fresh.append(label)
     entries = {n: moved.get(n, e) for n, e in found.entries.items() if n not in free}
@@ -176,13 +177,14 @@ def _category(found: Coco, label: Label) -> Key:
     return found.categories[label.index]
 
 
-def _moved(found: Coco, entry: Raw, label: Label, photo: Photo) -> Raw:
-    """Return an annotation with another box and class; its area too, where that is the box's."""
+def _moved(found: Coco, entry: Raw, old: Label | None, label: Label, photo: Photo) -> Raw:
+    """Return an annotation with another box or class; an outline is only right for its own box."""
     parts = msgspec.json.decode(entry, type=dict[str, Raw])
     fresh = _annotation(0, photo.id, _category(found, label), label, photo)
-    changed = {name: fresh[name] for name in ("bbox", "category_id")}
-    if parts.get("segmentation") in (None, Raw(b"[]")):
-        changed["area"] = fresh["area"]
+    changed = {"category_id": fresh["category_id"]}
+    if old is None or old.box != label.box:
+        changed |= {"bbox": fresh["bbox"], "area": fresh["area"]}
+        changed |= {"segmentation": []} if "segmentation" in parts else {}
     return Raw(msgspec.json.encode({**parts, **changed}))
 
 

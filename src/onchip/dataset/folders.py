@@ -43,6 +43,7 @@ def find(source: Path) -> Folders:
     Raises:
         InputError: nothing is there, or `data.yaml` is wrong; the text names the place.
     """
+    source = Path(os.path.abspath(source))  # noqa: PTH100 - labels stand by the folder's full name
     if source.is_dir():
         notes = next((source / n for n in NOTES if (source / n).is_file()), None)
         return _listed(notes) if notes else _plain(source)
@@ -78,7 +79,7 @@ def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> tuple[Path,
         folders[:] = [f for f in folders if not f.startswith(".")]
         paths = (Path(place, name) for name in files if not name.startswith("."))
         found += [p for p in paths if p.suffix.lower() in suffixes]
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=str))  # paths compare slowly
 
 
 def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, ...]:
