@@ -76,7 +76,7 @@ shares = st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.sampled_from([0.0, 0.1, 
 
 
 @given(sets, shares, st.integers(0, 99))
-def test_every_image_is_dealt_once_and_every_class_its_share(
+def test_every_image_is_dealt_once(
     classes: list[list[int]], wanted: tuple[float, float], seed: int
 ) -> None:
     seen = [image(i, c) for i, c in enumerate(classes)]
@@ -87,18 +87,23 @@ def test_every_image_is_dealt_once_and_every_class_its_share(
         raise
     everywhere = [p for paths in made.parts.values() for p in paths]
     assert sorted(everywhere) == [one.path for one in seen]
-    part = {p: name for name, paths in made.parts.items() for p in paths}
-    for label in range(-1, 5):
-        has = [
-            one
-            for one in seen
-            if (label in one.boxes.classes if label >= 0 else not len(one.boxes))
-        ]
-        counts = Counter(part[one.path] for one in has)
-        for name, share in made.shares.items():
-            assert abs(counts[name] - share * len(has)) <= max(3, 0.2 * len(has)), (label, name)
     again = split(list(reversed(seen)), Path("/set"), val=wanted[0], test=wanted[1], seed=seed)
     assert again.parts == made.parts
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_class_has_its_share(seed: int) -> None:
+    """Data sets as they come; for some that are made on purpose no dealing keeps all shares."""
+    random = np.random.default_rng(seed)
+    often = random.uniform(0.02, 0.6, 5)  # how often each class is in a photo
+    seen = [image(i, np.nonzero(random.random(5) < often)[0].tolist()) for i in range(120)]
+    made = split(seen, Path("/set"), val=0.2, test=0.1, seed=seed)
+    part = {p: name for name, paths in made.parts.items() for p in paths}
+    for label in range(-1, 5):
+        has = [s for s in seen if (label in s.boxes.classes if label >= 0 else not len(s.boxes))]
+        counts = Counter(part[one.path] for one in has)
+        for name, share in made.shares.items():
+            assert abs(counts[name] - share * len(has)) <= max(2, 0.1 * len(has)), (label, name)
 
 
 @given(st.lists(st.integers(0, 15), min_size=40, max_size=90), st.integers(0, 9))
