@@ -716,6 +716,59 @@ def test_a_disk_that_is_full_keeps_the_boxes_on_the_page(
     assert text(folder) == line(0, (100, 50, 300, 200))
 
 
+def test_a_draft_that_the_browser_could_not_keep_is_warned_of_until_it_is_saved(
+    site: Running, folder: Path, people: Callable[..., Person]
+) -> None:
+    leaving = """() => {
+      const event = new Event("beforeunload", { cancelable: true });
+      dispatchEvent(event);
+      return event.defaultPrevented;
+    }"""
+    ann = people().open(site.url)
+    ann.page.evaluate("""() => {
+      window.put = Storage.prototype.setItem;
+      Storage.prototype.setItem = () => { throw new Error("full"); };
+    }""")
+    ann.drag((100, 50, 300, 200))
+    ann.press("ArrowRight")
+    ann.where("2 / 4")
+    ann.page.evaluate("() => { Storage.prototype.setItem = window.put; }")
+    ann.drag((10, 10, 60, 60))  # there is room for this one
+    assert ann.page.evaluate(leaving)
+    ann.press("ArrowLeft")
+    ann.where("1 / 4")
+    ann.boxes("car")
+    ann.save()
+    assert not ann.page.evaluate(leaving)
+    assert text(folder) == line(0, (100, 50, 300, 200))
+
+
+def test_an_answer_that_comes_late_does_not_undo_a_save(
+    site: Running, folder: Path, people: Callable[..., Person]
+) -> None:
+    ann = people().open(site.url)
+    held: list[tuple[Any, Any]] = []
+
+    def late(route: Any) -> None:
+        if route.request.method == "GET" and not held:
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    ann.page.route("**/api/labels/*", late)
+    with ann.page.expect_request("**/api/labels/*"):
+        ann.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    ann.drag((100, 50, 300, 200))
+    ann.stay()
+    (route, answer) = held[0]
+    with ann.page.expect_response("**/api/labels/*"):
+        route.fulfill(response=answer)
+    ann.drag((10, 10, 60, 60))
+    ann.boxes("car", "car")
+    ann.save()
+    assert text(folder) == line(0, (100, 50, 300, 200)) + line(0, (10, 10, 60, 60))
+
+
 def test_a_folder_that_vanishes_is_said(
     site: Running, folder: Path, people: Callable[..., Person]
 ) -> None:
@@ -1018,6 +1071,33 @@ def test_a_clicked_button_is_not_pressed_again_by_space(
     ann.save()
     ann.where("3 / 4")
     assert text(folder, "1") == line(0, (100, 50, 300, 200))
+
+
+def test_a_box_that_is_removed_while_it_is_moved_stays_removed(
+    site: Running, people: Callable[..., Person]
+) -> None:
+    ann = people().open(site.url)
+    ann.drag((100, 50, 300, 200))
+    ann.click(200, 120)
+    ann.page.mouse.move(*ann.at(200, 120))
+    ann.page.mouse.down()
+    ann.page.mouse.move(*ann.at(260, 160))
+    ann.press("Backspace")
+    ann.page.mouse.up()
+    ann.boxes()
+    ann.press("Control+z")
+    ann.boxes("car")
+
+
+def test_escape_gives_the_keys_back_to_the_photo(
+    site: Running, folder: Path, people: Callable[..., Person]
+) -> None:
+    ann = people().open(site.url)
+    ann.drag((100, 50, 300, 200))
+    ann.page.locator("#filter").focus()
+    ann.press("Escape")
+    ann.save()
+    assert text(folder) == line(0, (100, 50, 300, 200))
 
 
 def test_others_come_in_by_the_password(folder: Path, people: Callable[..., Person]) -> None:

@@ -1,6 +1,7 @@
 """What the annotator writes: to the number, to the byte, and only over what was read."""
 
 import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -194,6 +195,21 @@ def test_labels_that_are_no_text_are_left_alone(visitor: Visitor, folder: Path) 
     assert "not text" in now["fault"]
     assert visitor.save("a.jpg", [BOX]).status == 400
     assert (folder / "a.txt").read_bytes() == b"\xff\xfe0\x00"
+
+
+def test_labels_that_are_no_file_hold_nobody_up(visitor: Visitor, folder: Path) -> None:
+    os.mkfifo(folder / "a.txt")  # opening it would wait for a writer
+    (folder / "b.txt").symlink_to("gone.txt")
+    (folder / "c.txt").touch()
+    states = [row[2] for row in visitor.folder()["photos"]]
+    assert states == ["labelled", "unlabelled", "negative"]
+    assert visitor.labels("a.jpg")["labels"]["fault"] == "a.txt is no file"
+    assert visitor.save("a.jpg", [BOX]).status == 400
+    assert visitor.save("b.png", [BOX]).status == 200
+    assert visitor("GET", "/api/counts").json["counts"] == {"1": 1}
+    (folder / "classes.txt").unlink()
+    os.mkfifo(folder / "classes.txt")
+    assert "is no file" in visitor("GET", "/api/classes").json["classes"]["fault"]
 
 
 def test_where_nothing_can_be_written_the_page_is_told(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_a_name_that_is_made_to_lead_here_is_refused(site: Running, host: str) -
     assert visitor("GET", "/", headers={"Host": host}).status == 421
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["localhost/page/", "localhost:1/page/?x=", "localhost:1?", "127.0.0.1#", "[::1]x/page/"],
+)
+def test_a_host_that_holds_a_path_is_refused(site: Running, host: str) -> None:
+    stranger = Visitor(site, enter=False)
+    assert stranger("GET", "/api/folder", headers={"Host": host}).status == 421
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "127.8.8.8"])
 def test_a_tunnel_may_have_a_port_of_its_own(site: Running, host: str) -> None:
     visitor = Visitor(site)
@@ -168,6 +177,33 @@ def test_bodies_must_be_json_of_some_size(site: Running, folder: Path) -> None:
     assert visitor("POST", path, {}).status == 405
     assert visitor("PUT", "/api/labels/none", {}).status == 404
     assert not list(folder.glob("?.txt"))
+
+
+def test_what_is_cut_short_or_odd_leaves_no_trace_in_the_terminal(
+    site: Running, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    visitor = Visitor(site)
+    port = site.server.port
+    head = {
+        "Host": f"127.0.0.1:{port}",
+        "Origin": site.origin,
+        "Cookie": visitor.cookie,
+        "Content-Type": "application/json",
+        "Content-Length": "100",
+    }
+    lines = [
+        f"PUT /api/labels/{visitor.id('a.jpg')} HTTP/1.1",
+        *(f"{k}: {v}" for k, v in head.items()),
+    ]
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall("\r\n".join([*lines, "", "{"]).encode())
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    stranger = Visitor(site, enter=False)
+    assert stranger("POST", "/login", b"&".join([b"password=x"] * 9), form).status == 401
+    assert visitor("GET", "/api/hello").status == 200
+    site.server.stop()  # all that is under way ends
+    assert not list(folder.glob("?.txt"))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_others_come_in_by_a_password_that_cannot_be_guessed(folder: Path) -> None:
@@ -316,6 +352,18 @@ def test_odd_names_are_photos_like_others(tmp_path: Path) -> None:
     assert (tmp_path / "new\nline.txt").read_text() == "0 0.5 0.5 0.25 0.5\n"
 
 
+def test_a_folder_whose_name_is_no_text_opens(tmp_path: Path) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ph\xff"))
+    photo(place / "a.jpg")
+    with running(place, classes=("car",), again=f"onchip annotate {place}") as site:
+        visitor = Visitor(site)
+        assert visitor.folder()["name"].startswith(str(tmp_path / "ph"))
+        assert visitor.save("a.jpg", [BOX]).status == 200
+        (place / "a.jpg").unlink()
+        shutil.rmtree(place)
+        assert "cannot read" in visitor("GET", "/api/folder").error["message"]
+
+
 def test_what_cannot_be_labelled_says_why(tmp_path: Path) -> None:
     good = photo(tmp_path / "good.jpg", 640, 480).read_bytes()
     (tmp_path / "empty.jpg").touch()
@@ -366,6 +414,32 @@ def test_sizes_are_those_of_the_upright_photo(tmp_path: Path, turn: int, kind: s
     seen = decode_image(np.frombuffer(shown.body, np.uint8), "shown")
     assert seen.shape[:2] == (height, width)
     assert facts["as_is"] == (kind == "jpg" or (kind != "tiff" and turn == 1))
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a xmlns:tiff="b" tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def test_a_jpeg_is_turned_as_opencv_turns_it_whatever_its_head_says(tmp_path: Path) -> None:
+    from onchip.annotate.pictures import look
+    from onchip.vision.preprocess import read_image
+
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 20)).save(path, xmp=XMP)
+    heads = [path.read_bytes()]
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    good = path.read_bytes()
+    start = good.index(b"Exif")
+    for at in range(start + 6, start + 32):  # every byte of the entries gets some other values
+        heads += [good[:at] + bytes([value]) + good[at + 1 :] for value in (0, 4, 255)]
+    sides = set()
+    for head in heads:
+        path.write_bytes(head)
+        picture = look(path, "a.jpg")
+        assert (picture.height, picture.width) == read_image(path).shape[:2], head[:80]
+        sides.add(picture.width)
+    assert sides == {20, 40}
 
 
 def test_what_a_browser_cannot_show_is_converted_for_the_screen_only(tmp_path: Path) -> None:

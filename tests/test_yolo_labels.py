@@ -133,6 +133,10 @@ def test_folders_are_found(tmp_path: Path) -> None:
         load(notes)
 
 
+# A list of lists of lists …, small as YAML and endless when it is spelled out.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 100))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -142,10 +146,17 @@ def test_folders_are_found(tmp_path: Path) -> None:
         ("train: .\nnames: {1: a, 2: b}", "numbers its classes 1, 2"),
         ("- a", "holds no names"),
         ("a: [", "not a YAML file"),
+        (f"train: {'x' * 5000}\nnames: [a]", "does not exist"),
+        ("train: list.txt\nnames: [a]", "is not a text file"),
+        (BOMB + "train: .\nnames: [*a99]", "class 0 is no name"),
+        (BOMB + "train: .\nnames: {0: *a99}", "class 0 is no name"),
+        (BOMB + "train: *a99\nnames: [a]", "is no folder or list"),
+        (BOMB + "train: .\npath: *a99\nnames: [a]", "is no folder or list"),
         ("!!python/object/apply:os.system ['true']", "not a YAML file"),
     ],
 )
 def test_a_wrong_data_yaml_is_one_clear_line(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(text)
+    (tmp_path / "list.txt").write_bytes(b"a\0b.jpg\n")
     with pytest.raises(InputError, match=said):
         folders.find(tmp_path / "data.yaml")

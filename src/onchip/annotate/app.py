@@ -6,6 +6,7 @@ metadata), and whether its session is open. Answers that are no success are
 """
 
 import asyncio
+import json
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -98,7 +99,8 @@ class Guard:
 
     def refusal(self, request: "Request") -> "Response | None":
         """Return why a request is turned away, or None."""
-        headers, path = request.headers, request.url.path
+        headers = request.headers
+        path: str = request.scope["path"]  # as routes see it; a URL would be made with the Host
         if not self.door.serves(headers.get("host", "")):
             return _failure(421, "host", "this server does not go by that name")
         if request.method not in ("GET", "HEAD") and not same_origin(headers):
@@ -179,7 +181,7 @@ class Rooms:
             answer = _door(f"Too many wrong passwords. Wait {round(wait) + 1} seconds.", status=429)
             answer.headers["retry-after"] = str(round(wait) + 1)
             return answer
-        given = parse_qs(body.decode("utf-8", "replace"), max_num_fields=4).get("password", [""])
+        given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])
         session = self.desk.door.log_in(given[0], address)
         if session is None:
             return _door("That was not the password.", form=FORM, status=401)
@@ -331,16 +333,21 @@ async def _body(request: "Request", kind: str, most: int = MAX_BODY) -> bytes:
     """Read a request's body; nothing larger than allowed is ever held.
 
     Raises:
-        UnfitError: it is of another kind, or too large.
+        UnfitError: it is of another kind, too large, or cut short.
     """
+    from starlette.requests import ClientDisconnect
+
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != kind:
         raise UnfitError(415, f"the body must be {kind}")
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise UnfitError(413, f"the body is larger than {most} bytes")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise UnfitError(413, f"the body is larger than {most} bytes")
+    except ClientDisconnect as error:
+        raise UnfitError(400, "the body was cut short") from error
     return body
 
 
@@ -388,7 +395,11 @@ def _place() -> "Traversable":
 def _json(data: object, status: int = 200) -> "Response":
     from starlette.responses import Response
 
-    return Response(msgspec.json.encode(data), status, media_type="application/json")
+    try:
+        body = msgspec.json.encode(data)
+    except UnicodeEncodeError:  # the name of a folder or file that is no text
+        body = json.dumps(msgspec.to_builtins(data)).encode()
+    return Response(body, status, media_type="application/json")
 
 
 def _failure(status: int, code: str, message: str, hint: str = "", **more: Any) -> "Response":

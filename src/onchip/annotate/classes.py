@@ -7,6 +7,7 @@ other tools stay as they are; where that cannot be done with certainty, it is no
 import hashlib
 import json
 import re
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,8 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
         return None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):  # a pipe would wait for a writer
+        raise InputError(f"{path} is no file")
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 

@@ -8,6 +8,7 @@ new link is printed in the terminal, where the person who started the server can
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import threading
@@ -155,10 +156,9 @@ def address_of(client: str) -> str:
 
 
 def _name(host: str) -> str:
-    """Return a Host header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower().rstrip(".")
+    """Return a Host header without its port; "" where it is more or less than a name and a port."""
+    found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", host.lower(), re.ASCII)
+    return (found[1] or found[2]).rstrip(".") if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -49,10 +49,13 @@ def look(path: Path, name: str) -> Picture:
         if not path.stat().st_size:
             raise InputError(f"{name} is empty (0 bytes)", "take it again, or remove it")
         with Image.open(path) as image:
-            turned = int(image.getexif().get(TURNED, 1) or 1)
+            kind = str(image.format)
+            jpeg = BROWSERS_SHOW.get(kind) == "image/jpeg"
+            turned = 1 if jpeg else int(image.getexif().get(TURNED, 1) or 1)
+            exif = bytes(image.info.get("exif", b""))
             frames = int(getattr(image, "n_frames", 1))
             width, height = image.size
-            mode, kind = image.mode, str(image.format)
+            mode = image.mode
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has too many pixels to be shown", "make it smaller") from error
     except UnidentifiedImageError as error:
@@ -64,11 +67,11 @@ def look(path: Path, name: str) -> Picture:
         and width * height <= MAX_PIXELS
         and not mode.startswith(("I", "F"))
         # browsers and OpenCV agree on how a JPEG is turned; on other kinds they need not
-        and (turned == 1 or BROWSERS_SHOW[kind] == "image/jpeg")
+        and turned == 1
     )
-    if turned != 1 and BROWSERS_SHOW.get(kind) != "image/jpeg":
+    if turned != 1:
         height, width = read_image(path).shape[:2]  # libraries differ in what they turn
-    elif 5 <= turned <= 8:
+    elif jpeg and exif and _sideways(exif):
         width, height = height, width
     notes = []
     if frames > 1 and kind != "MPO":
@@ -77,6 +80,20 @@ def look(path: Path, name: str) -> Picture:
         notes.append(f"{width * height / 1e6:.0f} megapixels, shown smaller")
     media = BROWSERS_SHOW.get(kind, "application/octet-stream")
     return Picture(width, height, media, as_is, ", ".join(notes))
+
+
+def _sideways(exif: bytes) -> bool:
+    """Whether a JPEG with this EXIF lies on its side for OpenCV, and so for training.
+
+    A tiny one with the same EXIF is asked: where it is odd, libraries read it differently, and some
+    ask XMP as well.
+    """
+    exif = exif[: 0xFFFF - 2]
+    _, made = cv2.imencode(".jpg", np.zeros((8, 16, 3), np.uint8))
+    tiny = made.tobytes()
+    tiny = tiny[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + tiny[2:]
+    height, width = decode_image(np.frombuffer(tiny, np.uint8), "a tiny JPEG").shape[:2]
+    return bool(height > width)
 
 
 def view(data: bytes, name: str) -> bytes:

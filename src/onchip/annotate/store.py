@@ -6,6 +6,8 @@ the byte, whether onchip understands it or not.
 
 import hashlib
 import os
+import stat
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -251,6 +253,8 @@ def decode(body: bytes) -> Save:
 
 def _bytes(path: Path) -> bytes | None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
+            raise InputError(f"{path.name} is no file")
         with path.open("rb") as file:
             data = file.read(yolo.MAX_BYTES + 1)
     except FileNotFoundError:
@@ -308,9 +312,20 @@ def _forget(photo: Photo, before: bytes | None, wanted: Save) -> None:
 def _sizes(place: Path) -> dict[str, int]:
     try:
         with os.scandir(place) as entries:
-            return {e.name: e.stat().st_size for e in entries if e.name.endswith(".txt")}
+            found = [e for e in entries if e.name.endswith(".txt")]
     except OSError:
         return {}
+    return {e.name: size for e in found if (size := _size(e)) is not None}
+
+
+def _size(entry: "os.DirEntry[str]") -> int | None:
+    """Return a file's size; None where it is gone, or a link to nothing."""
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return sys.maxsize
 
 
 def _state(path: Path, size: int | None) -> str:
@@ -318,4 +333,7 @@ def _state(path: Path, size: int | None) -> str:
         return "unlabelled"
     if size > BLANK or path.is_symlink():
         return "labelled"
-    return "negative" if not (_bytes(path) or b"").strip() else "labelled"
+    try:
+        return "negative" if not (_bytes(path) or b"").strip() else "labelled"
+    except InputError:  # what is wrong with it is said where the photo is opened
+        return "labelled"

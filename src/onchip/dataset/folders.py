@@ -90,13 +90,17 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
     """
     entry = notes[split]
     entries: Sequence[object] = entry if isinstance(entry, list) else [entry]
-    root = path.parent / str(notes.get("path") or ".")
+    root = path.parent / _place(path, notes.get("path") or ".")
     found: list[Path] = []
     for item in entries:
-        choices = [root / str(item), path.parent / str(item)]
-        place = next((c for c in choices if c.exists()), None)
+        named = _place(path, item)
+        choices = [root / named, path.parent / named]
+        # unlike Path.exists, this is no error where a name is too long
+        place = next((c for c in choices if os.path.exists(c)), None)  # noqa: PTH110
         if place is None:
-            raise InputError(f"{path} names {item}, which does not exist", f"looked in {root}")
+            raise InputError(
+                f"{path} names {named[:200]}, which does not exist", f"looked in {str(root)[:200]}"
+            )
         if place.is_dir():
             found += walk(place)
         elif place.suffix.lower() == ".txt":
@@ -105,6 +109,12 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
         else:
             found.append(place)
     return tuple(dict.fromkeys(Path(os.path.normpath(p)) for p in found))
+
+
+def _place(path: Path, named: object) -> str:
+    if isinstance(named, list | dict | set):  # which may be endless when it is spelled out
+        raise InputError(f"{path}: a place is no folder or list", "write  train: images/train")
+    return str(named)
 
 
 def read_notes(path: Path) -> dict[str, object]:
@@ -140,6 +150,9 @@ def class_names(path: Path, notes: Mapping[str, object]) -> tuple[str, ...]:
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise InputError(f"{path} has no class names", "add a line like  names: [car, truck]")
+    odd = next((i for i, n in enumerate(names) if isinstance(n, list | dict | set)), None)
+    if odd is not None:  # which may be endless when it is spelled out
+        raise InputError(f"{path}: class {odd} is no name", "write  names: [car, truck]")
     return tuple(str(n) for n in names)
 
 
@@ -148,6 +161,8 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_NOTES + 1)
         if len(data) <= MAX_NOTES:
+            if b"\0" in data:  # which no path may hold
+                raise InputError(f"{path} is not a text file", "save it as UTF-8")
             return data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -5,25 +5,26 @@
 
 const page = Math.random().toString(36).slice(2, 10);
 let prefix = "";
-let whole = true;
+const unkept = new Set(); // photos whose draft the browser did not take
 
 export function open(folder) {
   prefix = `onchip-annotate/${folder}/`;
 }
 
 // Whether the browser keeps what it is given; it need not, in a private window or when it is full.
-export const kept = () => whole;
+export const kept = () => !unkept.size;
 
 export function keep(id, draft) {
   try {
     localStorage.setItem(`${prefix}${id}/${page}`, JSON.stringify({ ...draft, at: Date.now() }));
-    whole = true;
+    unkept.delete(id);
   } catch {
-    whole = false;
+    unkept.add(id);
   }
 }
 
 export function drop(id) {
+  unkept.delete(id);
   try {
     localStorage.removeItem(`${prefix}${id}/${page}`);
   } catch { /* nothing can be kept, so nothing is there */ }
@@ -43,7 +44,7 @@ export function take(id) {
   if (!found.length) return null;
   const { name, draft } = found[0];
   keep(id, draft);
-  if (whole && !name.endsWith(page)) localStorage.removeItem(name);
+  if (!unkept.has(id) && !name.endsWith(page)) localStorage.removeItem(name);
   return draft;
 }
 

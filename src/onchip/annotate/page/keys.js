@@ -80,7 +80,10 @@ function action(event) {
 function elsewhere(event) {
   const on = document.activeElement;
   if (document.querySelector("dialog[open]")) return true;
-  if (on?.matches("input, textarea, select")) return true;
+  if (on?.matches("input, textarea, select")) {
+    if (event.key === "Escape") on.blur();
+    return true;
+  }
   return [" ", "Enter"].includes(event.key) && on?.matches("button:focus-visible, a:focus-visible");
 }
 

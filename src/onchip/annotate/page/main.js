@@ -188,8 +188,10 @@ class Annotator {
   async reread() {
     const { sheet } = this;
     if (!sheet) return;
+    const { version } = sheet;
     const facts = await get(`/api/labels/${sheet.id}`).catch(() => null);
     if (!facts || sheet !== this.sheet || this.saving.busy) return;
+    if (sheet.version !== version) return; // saved meanwhile: this may be from before
     this.loader.renew(sheet.id, facts.labels);
     if (facts.classes !== this.classes.version) await this.classes.renew();
     if (facts.labels.version === sheet.version) return;
@@ -232,7 +234,9 @@ class Annotator {
 
   shape(id, corners) {
     this.edit((sheet) => {
-      const { index, name } = sheet.items.find((item) => item.id === id);
+      const item = sheet.items.find((one) => one.id === id);
+      if (!item) return; // it was removed while it was moved
+      const { index, name } = item;
       sheet.edit(id, { ...corners, name: name ?? this.classes.names[index] ?? null });
     });
   }
