@@ -5,7 +5,7 @@ just a folder of photos. Source of the format: Ultralytics' data set guide.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +87,9 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
     Raises:
         InputError: a place does not exist.
     """
-    entry = notes[split]
-    entries: Sequence[object] = entry if isinstance(entry, list) else [entry]
     root = path.parent / str(notes.get("path") or ".")
     found: list[Path] = []
-    for item in entries:
+    for item in entries(notes, split):
         choices = [root / str(item), path.parent / str(item)]
         place = next((c for c in choices if c.exists()), None)
         if place is None:
@@ -99,11 +97,19 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
         if place.is_dir():
             found += walk(place)
         elif place.suffix.lower() == ".txt":
-            lines = (line.strip() for line in _text(place).splitlines())
+            lines = [line.strip() for line in _text(place).splitlines()]
+            if any("\0" in line for line in lines):
+                raise InputError(f"{place} is no list of images", "one image on each line")
             found += [place.parent / line for line in lines if line]
         else:
             found.append(place)
     return tuple(dict.fromkeys(Path(os.path.normpath(p)) for p in found))
+
+
+def entries(notes: Mapping[str, object], split: str) -> Sequence[object]:
+    """Return what a `data.yaml` names for a split: one place, or several."""
+    entry = notes[split]
+    return entry if isinstance(entry, list) else [entry]
 
 
 def read_notes(path: Path) -> dict[str, object]:
@@ -120,6 +126,12 @@ def read_notes(path: Path) -> dict[str, object]:
         raise InputError(f"{path} is not a YAML file", "name a data.yaml") from error
     if not isinstance(notes, dict):
         raise InputError(f"{path} holds no names and folders", "name a data.yaml")
+    for key in ("path", "nc", "names", *SPLITS):
+        found = notes.get(key)
+        items = found.values() if isinstance(found, dict) else found
+        if any(isinstance(i, list | dict) for i in (items if isinstance(items, Iterable) else ())):
+            # a few lines of YAML may stand for more than memory holds
+            raise InputError(f"{path} has more than texts and numbers under {key}")
     return notes
 
 
