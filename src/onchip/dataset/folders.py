@@ -18,6 +18,7 @@ CLASSES = "classes.txt"  # what labelling tools without a data.yaml leave
 _COMPRESSED = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".jfif")
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw")
 UNREAD_SUFFIXES = frozenset((*_COMPRESSED, *_RAW, ".svg", ".psd"))
+TRAINED = "args.yaml"  # what a run of Ultralytics leaves in its folder
 MAX_NOTES = 8 << 20
 
 
@@ -72,9 +73,15 @@ def _plain(folder: Path) -> Folders:
 
 
 def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> tuple[Path, ...]:
-    """Return the files below a folder that have one of `suffixes`, sorted; hidden ones left out."""
+    """Return the files below a folder that have one of `suffixes`, sorted.
+
+    Hidden ones are left out, and pictures that a training made.
+    """
     found = []
     for place, folders, files in os.walk(folder):
+        if TRAINED in files and Path(place) != folder:  # its pictures show what a training saw
+            folders.clear()
+            continue
         folders[:] = [f for f in folders if not f.startswith(".")]
         paths = (Path(place, name) for name in files if not name.startswith("."))
         found += [p for p in paths if p.suffix.lower() in suffixes]

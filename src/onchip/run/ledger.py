@@ -56,7 +56,7 @@ class Ledger:
         try:
             data = (folder / FILE).read_bytes()
             return cls(folder, tell, msgspec.json.decode(data, type=dict[str, Record]))
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return cls(folder, tell)
         except OSError as error:
             raise InputError(f"cannot read {folder / FILE}: {error.strerror}") from error
@@ -81,6 +81,7 @@ class Ledger:
         key = digest_of(made_of)
         old = self.records.get(name)
         skipped = old is not None and old.key == key and old.files == _digests(files)
+        skipped = skipped and old is not None and all(old.files.values())  # "" is none there
         if old is None or not skipped:
             self.forget(name)
             started = time.perf_counter()
