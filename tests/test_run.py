@@ -148,7 +148,15 @@ def test_a_step_is_done_again_only_when_something_changed(tmp_path: Path) -> Non
     assert once(2) is False
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b'{"a": "\xff"}', b"", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xfe",
+        b'{"a\xff": {"key": "", "seconds": 1, "when": "", "onchip": ""}}',
+        b"",
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_state_is_begun_anew(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_bytes(data)
     assert Ledger.open(tmp_path, lambda step: None).records == {}
