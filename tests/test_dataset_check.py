@@ -614,6 +614,14 @@ def test_a_class_beyond_all_counting_is_a_finding(folder: Path) -> None:
     assert [f.code for f in found].count("label-class") == 3
 
 
+def test_a_pipe_for_labels_is_a_finding_and_nobody_waits(folder: Path) -> None:
+    label = folder / "labels/train/001000.txt"
+    label.unlink()
+    os.mkfifo(label)
+    found = [f for f in check(folder / "data.yaml").findings if f.code == "label-file"]
+    assert [f.message for f in found] == [f"cannot read the labels {label}: it is no file"]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

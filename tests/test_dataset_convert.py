@@ -115,6 +115,15 @@ def test_labels_where_nobody_looks_are_not_lost_on_the_way(folder: Path, tmp_pat
         convert(place, tmp_path / "out", "coco")
 
 
+def test_a_document_without_its_photos_is_not_converted(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(coco.document(("a",), [("gone.jpg", (10, 10), [])]))
+    with pytest.raises(InputError, match="names 1 photo, and none is there") as error:
+        convert(path, tmp_path / "out", "yolo")
+    assert "--images" in error.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_that_is_no_text_fits_in_no_document(folder: Path, tmp_path: Path) -> None:
     image = sorted((folder / "images/train").iterdir())[0]
     image.rename(image.with_name(os.fsdecode(b"a\xff.jpg")))

@@ -50,7 +50,7 @@ def init_verb(
         return
     print_text(
         f"{output}: {len(found.images)} images, {len(found.names)} classes\n"
-        f"look through it, then: onchip run {output}"
+        f"look through it, then: onchip run {shlex.quote(str(output))}"
     )
 
 

@@ -66,6 +66,11 @@ def convert(
                 f"first write folders that they do: onchip dataset split {path} --link OUT",
             )
     there = {split: [p for p in paths if p.is_file()] for split, paths in source.splits.items()}
+    if not any(there.values()):
+        raise InputError(
+            f"{path} names {count(len(source.images), 'photo')}, and none is there",
+            "name their folder: --images FOLDER" if source.document else "are they somewhere else?",
+        )
     files: tuple[Path, ...]
     if to == "yolo":
         files = (layout.as_yolo(source, there, out, link=link, progress=progress),)

@@ -103,7 +103,7 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
             raise InputError(f"{path} names {item}, which does not exist", f"looked in {root}")
         if place.is_dir():
             found += walk(place)
-        elif place.suffix.lower() == ".txt":
+        elif place.suffix.lower() == ".txt" and place.is_file():
             lines = [line.strip() for line in _text(place).splitlines()]
             if any("\0" in line for line in lines):
                 raise InputError(f"{place} is no list of images", "one image on each line")

@@ -145,6 +145,8 @@ def read(path: Path, classes: int | None = None) -> tuple[Row, ...] | None:
         InputError: it cannot be read, or is no text.
     """
     try:
+        if path.is_fifo():  # reading it would wait for ever
+            raise OSError(0, "it is no file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:

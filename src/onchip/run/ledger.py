@@ -1,5 +1,6 @@
 """What a run has done already: per step what went in, what came out, and what that said."""
 
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Ledger:
         self,
         name: str,
         made_of: Sequence[object],
-        command: str,
+        command: str | Callable[[Said], str],
         files: Sequence[Path],
         work: Callable[[], Said],
     ) -> Said:
@@ -74,7 +75,7 @@ class Ledger:
         Args:
             name: of the step.
             made_of: everything that it depends on.
-            command: that does the same by hand.
+            command: that does the same by hand, or what makes it of what there was to say.
             files: what it makes.
             work: does it, and returns what there is to say.
         """
@@ -89,7 +90,8 @@ class Ledger:
             old = _record(key, said, round(time.perf_counter() - started, 2), _digests(files))
             self.records[name] = old
             self._save()
-        done = Step(name, command, old.seconds, skipped, old.said)
+        by_hand = command if isinstance(command, str) else command(old.said)
+        done = Step(name, by_hand, old.seconds, skipped, old.said)
         self.steps.append(done)
         self.tell(done)
         return old.said
@@ -146,6 +148,8 @@ def digest(path: Path) -> str:
     """
     try:
         found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise OSError(0, "it is no file")
         return _digest(path, found.st_size, found.st_mtime_ns)
     except FileNotFoundError:
         return ""

@@ -39,7 +39,8 @@ def checked(way: Way) -> None:
     imgsz = way.project.train.imgsz
     words = ["dataset", "check", way.found.source, "--imgsz", imgsz, "--page", place]
     # what data.yaml says of its classes is looked at too
-    made_of = [onchip.__version__, way.whole, way.found.notes, allowed, imgsz, way.project.model]
+    made_of: list[object] = [onchip.__version__, way.whole, way.found.notes, allowed, imgsz]
+    made_of += [bool(way.project.model)]  # without one it must do to train on
     way.book.step("check", made_of, line(*words), [place], work)
 
 
@@ -104,8 +105,12 @@ def calibration(way: Way) -> list[Path]:
         return {"photos": len(chosen)}
 
     made_of = [onchip.__version__, way.whole, way.where, way.found.splits, most]
-    words = ["dataset", "calibrate", way.found.source, "-n", most, "-o", place]
-    way.book.step("calibrate", made_of, line(*words), [place], work)
+    words = ["dataset", "calibrate", way.found.source, "-o", place, "-n"]
+
+    def command(said: Said) -> str:
+        return line(*words, said["photos"])  # which may be fewer than wanted
+
+    way.book.step("calibrate", made_of, command, [place], work)
     return find_images(place)
 
 

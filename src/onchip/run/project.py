@@ -111,6 +111,8 @@ def read(path: Path) -> Project:
         raise InputError(f"{path} is not a text file", "onchip init writes one") from error
     found = parse(text, path)
     root = path.absolute().parent
+    if str(root) != str(root).encode("utf-8", "replace").decode():
+        raise InputError(f"{str(root)!r} has bytes in its name that are no text", "rename it")
     own = root / found.train.model  # a file, or a name that Ultralytics knows
     return replace(
         found,
@@ -174,8 +176,8 @@ def _sound(found: Project, path: Path) -> None:
             and 0 <= found.split.test < 1
             and found.split.val + found.split.test < 1
         ),
-        "split, train: a seed is a whole number from 0": min(found.split.seed, found.train.seed)
-        < 0,
+        "train: model names a .pt, or a .yaml to begin with nothing": not found.train.model,
+        "split, train: seed is a whole number from 0": min(found.split.seed, found.train.seed) < 0,
         "train: width is a number, 0 for the network's own": not 0 <= found.train.width <= 4,
         "export: imgsz is a number of pixels, 0 for that of the training": found.export.imgsz < 0,
         "build: auto_precision is a number of points": not (
@@ -228,7 +230,7 @@ images = 128            # calibration photos, of the part for training
 # options = {{ hailo8l = {{ level = 2 }} }}
 
 [verify]
-split = "val"           # test, where there is one: photos that training never saw
+split = ""              # what to prove on; by itself test, where there is one, else val
 max_drop = 1.5          # the gate: points of mAP50-95
 min_match = 0.8         # and the share of detections that must match
 """

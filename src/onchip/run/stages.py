@@ -49,6 +49,8 @@ def run(
             f"{project.data} is a COCO document, and trainers take YOLO's layout",
             f"onchip dataset convert {project.data} photos/ --to yolo",
         )
+    if project.model and not Path(project.model).is_file():
+        raise InputError(f"{project.model} does not exist", "model names a .pt or .onnx")
     found = folders.find(Path(project.data))
     with alone(folder):
         book = Ledger.open(folder, tell)
