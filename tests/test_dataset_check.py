@@ -605,6 +605,47 @@ def test_clusters_are_what_pairs_connect(given: tuple[int, list[tuple[int, int]]
         assert reached == set(group)
 
 
+def test_a_class_beyond_all_counting_is_a_finding(folder: Path) -> None:
+    photos = folder / "images/train"
+    shutil.copytree(photos, folder / "plain")
+    for number, name in enumerate(("3000000000", "900000000", "1e300")):
+        (folder / f"plain/00100{number}.txt").write_text(f"{name} 0.5 0.5 0.1 0.1\n")
+    found = check(folder / "plain").findings
+    assert [f.code for f in found].count("label-class") == 3
+
+
+def test_a_pipe_for_labels_is_a_finding_and_nobody_waits(folder: Path) -> None:
+    label = folder / "labels/train/001000.txt"
+    label.unlink()
+    os.mkfifo(label)
+    found = [f for f in check(folder / "data.yaml").findings if f.code == "label-file"]
+    assert [f.message for f in found] == [f"cannot read the labels {label}: it is no file"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train: list.txt", "is not a text file"),
+        ("train: [images/train, [images/val]]", "more than texts and numbers under train"),
+        ("nc: [[1]]", "more than texts and numbers under nc"),
+    ],
+)
+def test_a_hostile_data_yaml_is_one_line(line: str, said: str, folder: Path) -> None:
+    (folder / "list.txt").write_bytes(b"images/train/a\0.jpg\n")
+    with (folder / "data.yaml").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match=said):
+        check(folder / "data.yaml")
+
+
+def test_a_data_yaml_that_grows_when_it_is_read_is_refused(folder: Path) -> None:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (folder / "data.yaml").write_text("\n".join([*rows, "train: images/train", "names: [*a8, b]"]))
+    with pytest.raises(InputError, match="under names"):
+        check(folder / "data.yaml")
+
+
 # --- the command --------------------------------------------------------------------------------
 
 

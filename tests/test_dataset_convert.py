@@ -1,6 +1,7 @@
 """Data sets in another format hold the same boxes, and what they cannot hold is said; counts."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -103,6 +104,32 @@ def test_what_cannot_be_converted(folder: Path, tmp_path: Path, cli: Cli) -> Non
     assert "'yolo', 'coco'" in done.stderr
     done = cli("dataset", "convert", folder, "out", "--to", "coco", "--json")
     assert set(json.loads(done.stdout)) == {"files", "images", "boxes", "lost"}
+
+
+def test_labels_where_nobody_looks_are_not_lost_on_the_way(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "plain"
+    shutil.copytree(folder / "images/train", place)
+    shutil.copytree(folder / "labels/train", place / "labels")
+    (place / "classes.txt").write_text("\n".join(scenes.LABELS))
+    with pytest.raises(InputError, match="trainers do not find labels/"):
+        convert(place, tmp_path / "out", "coco")
+
+
+def test_a_document_without_its_photos_is_not_converted(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(coco.document(("a",), [("gone.jpg", (10, 10), [])]))
+    with pytest.raises(InputError, match="names 1 photo, and none is there") as error:
+        convert(path, tmp_path / "out", "yolo")
+    assert "--images" in error.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_no_text_fits_in_no_document(folder: Path, tmp_path: Path) -> None:
+    image = sorted((folder / "images/train").iterdir())[0]
+    image.rename(image.with_name(os.fsdecode(b"a\xff.jpg")))
+    with pytest.raises(InputError, match="fits in no document"):
+        convert(folder / "data.yaml", tmp_path / "out", "coco")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_names_that_would_collide_stay_apart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from onchip.dataset.check import check
 from onchip.dataset.fix import KEPT, RECORD, fix, plan, undo
 from onchip.demo import scenes
 from onchip.errors import InputError
+from onchip.vision.preprocess import find_images
 
 from conftest import Cli
 
@@ -124,6 +125,56 @@ def test_lists_keep_what_they_name(folder: Path) -> None:
     (folder / "data.yaml").write_text(text)
     moved = {c.path.name for c in plan(check(folder / "data.yaml")) if c.data is None}
     assert moved == {"001001.txt"}
+
+
+def test_what_a_data_yaml_names_one_by_one_stays(folder: Path) -> None:
+    names = sorted(f"images/train/{p.name}" for p in (folder / "images/train").glob("*.jpg"))
+    text = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").write_text(text.replace("train: images/train", f"train: {names}"))
+    fix(check(folder / "data.yaml"))
+    assert (folder / "images/train/001003.jpg").exists()
+    assert undo(folder / "data.yaml").restored
+
+
+def test_a_data_set_beside_its_data_yaml_is_put_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = folder.parent / "notes"
+    notes.mkdir()
+    text = (folder / "data.yaml").read_text().replace("path: .", "path: ../set")
+    (notes / "data.yaml").write_text(text)
+    (folder / "data.yaml").unlink()
+    before = digests(folder)
+    monkeypatch.chdir(folder.parent)
+    fix(check(Path("notes/data.yaml")))
+    assert digests(folder) != before
+    assert len(undo(Path("notes/data.yaml")).restored) == 6
+    assert digests(folder) == before
+
+
+def test_a_fix_that_was_cut_off_while_it_copied_does_not_hide_the_one_before(folder: Path) -> None:
+    before = digests(folder)
+    fix(check(folder / "data.yaml"))
+    (folder / KEPT / "2").mkdir()
+    (folder / KEPT / "2/00001.txt").write_text("half")
+    undo(folder / "data.yaml")
+    assert digests(folder) == before
+
+
+def test_a_name_that_is_no_text_is_not_mended(folder: Path) -> None:
+    for kind, suffix in (("images", ".jpg"), ("labels", ".txt")):
+        place = folder / kind / "train"
+        (place / f"001000{suffix}").rename(place / os.fsdecode(b"001\xff" + suffix.encode()))
+    before = digests(folder)
+    with pytest.raises(InputError, match="fits in no record"):
+        fix(check(folder / "data.yaml"))
+    assert digests(folder) == before and not (folder / KEPT).exists()
+
+
+def test_what_was_moved_aside_is_no_photo_any_more(folder: Path) -> None:
+    fix(check(folder / "data.yaml"))
+    found = find_images(folder)
+    assert len(found) == 13 and not [p for p in found if KEPT in p.parts]
 
 
 def test_a_document_is_mended_as_one_file(tmp_path: Path) -> None:

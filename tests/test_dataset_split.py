@@ -306,6 +306,21 @@ def test_shares_that_leave_nothing(shares: tuple[float, float]) -> None:
         split([image(i, [0]) for i in range(9)], Path("/set"), val=shares[0], test=shares[1])
 
 
+def test_a_seed_below_zero_is_refused(photos: Path, cli: Cli) -> None:
+    assert "--seed -1 is no seed" in cli("dataset", "split", photos, "--seed", -1, code=2).stderr
+
+
+def test_lists_behind_a_link_lead_to_the_photos(photos: Path, tmp_path: Path) -> None:
+    """The system takes ../ from where a link leads to, onchip from its name."""
+    (tmp_path / "other/disk").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "other/disk")
+    source, found = dealt(photos)
+    notes = layout.lists(source, found, tmp_path / "runs/split")
+    assert len(load(notes, "train").samples) == len(found.parts["train"])
+    for line in (notes.parent / "train.txt").read_text().splitlines():
+        assert (notes.parent / line).is_file()
+
+
 def test_a_disk_that_is_full_leaves_no_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

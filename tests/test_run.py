@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -17,12 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onchip.artifact import load
+from onchip.dataset import folders
 from onchip.demo.scenes import LABELS, write
 from onchip.errors import InputError
 from onchip.run.ledger import Ledger, Step, digest_of
 from onchip.run.page import read_results
 from onchip.run.project import fitting, parse, read, template
+from onchip.run.stages import run
+from onchip.train.checkpoint import Untrusted
+from onchip.train.runs import Measures, Record, write_record
+from onchip.writing import alone
 
+from checkpoints import at_home, checkpoint
 from conftest import Cli
 
 PLACE = Path("onchip.toml")
@@ -72,6 +79,13 @@ def test_what_init_writes_reads_back(name: str, data: str, chips: list[str]) -> 
             "allowed are cpu",
         ),
         ('name = "x"\ndata = "d"\n[build]\ntargets = []', "names no chip", ""),
+        ('name = "x"\ndata = "d"\n[split]\nseed = -1', "seed is a whole number", ""),
+        ('name = "x"\ndata = "d"\n[train]\nmodel = ""', "model names a .pt", ""),
+        ('name = "x"\ndata = "d"\n[train]\nwidth = nan', "width is a number", ""),
+        ('name = "x"\ndata = "d"\n[export]\nimgsz = -32', "imgsz is a number of pixels", ""),
+        ('name = "x"\ndata = "d"\n[build]\nauto_precision = nan', "a number of points", ""),
+        ('name = "x"\ndata = "d"\n[verify]\nimages = -1', "a number of photos", ""),
+        ('name = "x"\ndata = "d"\n[verify]\nmax_drop = nan', "a number of points", ""),
         ('name = "../x"\ndata = "d"', "name: allowed are letters", ""),
         ('name = "x"\ndata = "d"\ntrain = 3', "train: expected `object`", ""),
         ("[", "not a TOML file", "onchip init"),
@@ -95,6 +109,9 @@ def test_paths_are_as_from_the_project_file(
     assert (found.data, found.out, found.model) == (
         str(tmp_path / "a/photos"), str(tmp_path / "a/runs"), "/m/best.onnx",
     )  # fmt: skip
+    assert found.train.model == "yolov8n.pt"  # no such file: a name that Ultralytics knows
+    (tmp_path / "a/yolov8n.pt").write_bytes(b"")
+    assert read(Path("a/p.toml")).train.model == str(tmp_path / "a/yolov8n.pt")
     with pytest.raises(InputError, match="cannot read"):
         read(Path("none.toml"))
 
@@ -133,6 +150,38 @@ def test_a_step_is_done_again_only_when_something_changed(tmp_path: Path) -> Non
     assert once(2) is False
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xfe",
+        b'{"a\xff": {"key": "", "seconds": 1, "when": "", "onchip": ""}}',
+        b"",
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_state_is_begun_anew(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_bytes(data)
+    assert Ledger.open(tmp_path, lambda step: None).records == {}
+
+
+def test_a_step_that_left_nothing_is_not_done(tmp_path: Path) -> None:
+    told = list[Step]()
+    for _ in range(2):
+        book = Ledger.open(tmp_path, told.append)
+        book.step("a", [1], "", [tmp_path / "none"], lambda: {"x": 1})
+    assert not told[-1].skipped
+
+
+def test_two_runs_of_a_project_do_not_mix(tmp_path: Path) -> None:
+    with alone(tmp_path / "a"):
+        with pytest.raises(InputError, match="another onchip is at work"), alone(tmp_path / "a"):
+            pass
+        with alone(tmp_path / "b"):
+            pass
+    with alone(tmp_path / "a"):
+        assert list((tmp_path / "a").iterdir()) == []
+
+
 def test_a_step_that_fails_is_not_done(tmp_path: Path) -> None:
     def fail() -> dict[str, int]:
         raise InputError("no")
@@ -160,6 +209,12 @@ def test_a_digest_is_of_content_and_order(tmp_path: Path) -> None:
     assert digest_of([one, 1]) == digest_of([two, 1]) != digest_of([1, one])
     assert digest_of([{"a": 1, "b": 2}]) == digest_of([{"b": 2, "a": 1}])
     assert digest_of([tmp_path / "none"]) != digest_of([one])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="it is no file"):
+        digest_of([tmp_path / "pipe"])
 
 
 def test_a_table_of_epochs_is_read_as_far_as_it_is_whole(tmp_path: Path) -> None:
@@ -242,8 +297,11 @@ def test_the_whole_way_of_a_model_that_is_trained(scenes: Path, cli: Cli) -> Non
 
 
 def test_what_is_run_by_hand_is_the_same(scenes: Path, cli: Cli) -> None:
+    for kind in ("images", "labels"):  # a photo twice: fewer are calibrated on than are wanted
+        path = sorted((scenes / f"scenes/{kind}/all").iterdir())[0]
+        shutil.copy(path, path.with_name(f"copy{path.suffix}"))
     cli("init", "--model", "detector.onnx")
-    settle(scenes, max_drop="9.0", images="12")
+    settle(scenes, max_drop="9.0", images="0")
     done = json.loads(cli("run", "--json").stdout)
     made = scenes / "runs/onchip/scenes/scenes.cpu.onchip"
     proof = done["builds"][0]["proof"]
@@ -281,6 +339,114 @@ def test_a_target_that_cannot_be_built_does_not_keep_others_from_it(scenes: Path
     assert [b["verdict"] for b in done["builds"]] == ["not built", "passed"]
     assert "level=wrong is not" in done["builds"][0]["error"]["message"]
     assert "level=wrong is not" in Path(done["report"]).read_text()
+
+
+def test_a_data_set_that_moved_is_found_again(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, max_drop="9.0", images="12")
+    cli("run")
+    (scenes / "scenes").rename(scenes / "elsewhere")
+    settle(scenes, data='"elsewhere/data.yaml"')
+    done = json.loads(cli("run", "--json").stdout)
+    assert {s["name"] for s in done["steps"] if s["skipped"]} >= {"check"}
+    assert done["state"] == "passed"
+
+
+def test_what_a_check_depends_on(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, max_drop="9.0", images="12")
+    cli("run")
+    settle(scenes, imgsz="320")  # what is small is small there
+    table = json.loads(cli("run", "--json").stdout)
+    steps = {s["name"]: s["skipped"] for s in table["steps"]}
+    assert not steps["check"] and steps["verify cpu"]
+    assert "--imgsz 320" in table["steps"][0]["command"]
+    with (scenes / "scenes/data.yaml").open("a") as file:
+        file.write("nc: 9\n")
+    assert "1 class-count" in cli("run", code=2).stderr
+
+
+def test_a_part_that_is_not_there_is_not_proven_on(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, split='"test"')
+    said = cli("run", code=2).stderr
+    assert "names no test images" in said and "allowed are train, val" in said
+    assert not list(scenes.rglob("*.onchip"))
+
+
+def test_a_model_that_is_gone_is_told_before_anything_is_done(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx", "-o", "my own.toml")
+    (scenes / "detector.onnx").unlink()
+    assert "detector.onnx does not exist" in cli("run", "my own.toml", code=2).stderr
+    assert not (scenes / "runs").exists()
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(scenes: Path, cli: Cli) -> None:
+    place = scenes / os.fsdecode(b"a\xff")
+    place.mkdir()
+    (place / "p.toml").write_text('name = "x"\ndata = "."\n')
+    with pytest.raises(InputError, match="no text"):
+        read(place / "p.toml")
+
+
+def test_photos_kept_to_measure_on_are_not_dealt(scenes: Path, cli: Cli) -> None:
+    cli("init", "--model", "detector.onnx")
+    text = (scenes / "scenes/data.yaml").read_text()
+    (scenes / "scenes/data.yaml").write_text(f"{text}test: images/all\n")
+    settle(scenes, allow='["leak"]')
+    assert "no val images" in cli("run", code=2).stderr
+
+
+def test_weights_of_others_are_not_loaded_for_standing_where_a_training_does(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project from elsewhere may hold a training that says of itself that it is finished."""
+    at_home(monkeypatch, scenes)
+    (scenes / "onchip.toml").write_text('name = "x"\ndata = "scenes"\n')
+    run_folder = scenes / "runs/detect/x"
+    (run_folder / "weights").mkdir(parents=True)
+
+    def begun(self: Ledger, name: str, made_of: object, said: object) -> dict[str, str]:
+        checkpoint(run_folder / "weights/best.pt")
+        (run_folder / "results.csv").write_text("epoch\n")
+        measures = Measures(
+            epochs=1, planned=1, map50=1, map50_95=1, precision=1, recall=1, seconds=1, images=1,
+            val_images=1,
+        )  # fmt: skip
+        write_record(
+            run_folder,
+            Record(onchip="1", data="", labels=("a",), settings={}, measures=measures),
+        )
+        return {"run": "x"}
+
+    monkeypatch.setattr(Ledger, "begin", begun)
+    with pytest.raises(Untrusted):
+        run(
+            read(scenes / "onchip.toml"),
+            trust=False,
+            tell=lambda step: None,
+            epoch=lambda epoch, planned: None,
+            progress=lambda what, done, total: None,
+        )
+
+
+def test_a_training_leaves_no_photos(scenes: Path) -> None:
+    before = folders.find(scenes / "scenes/images").images
+    made = scenes / "scenes/images/runs/detect/x"
+    made.mkdir(parents=True)
+    shutil.copy(before[0], made / "train_batch0.jpg")
+    (made / "args.yaml").write_text("task: detect\n")
+    assert folders.find(scenes / "scenes/images").images == before
+
+
+def test_init_says_paths_as_from_its_file(scenes: Path, cli: Cli) -> None:
+    (scenes / "a").mkdir()
+    cli("init", "scenes", "--model", "detector.onnx", "-o", "a/p.toml")
+    found = read(scenes / "a/p.toml")
+    assert Path(found.model) == scenes / "detector.onnx" and Path(found.data).exists()
+    assert "onchip run p.toml" in (scenes / "a/p.toml").read_text()
+    said = cli("init", "scenes", "--model", "none.onnx", "-o", "q.toml", code=2).stderr
+    assert "none.onnx does not exist" in said
 
 
 def test_photos_without_labels_prove_a_build_too(scenes: Path, cli: Cli) -> None:

@@ -33,6 +33,7 @@ from onchip.report import train as report
 from onchip.train import checkpoint, fit, process, runs
 from onchip.train.fit import Training
 from onchip.train.runs import Measures, Record, Trained
+from onchip.writing import alone
 
 from checkpoints import DETECTOR, at_home, calling, importing
 from checkpoints import checkpoint as made
@@ -140,6 +141,34 @@ def test_a_pickle_that_runs_something_is_named_and_refused(
     assert f"best.pt would run {name}" in str(error.value)
     assert "whoever vouches for it" in str(error.value)
     assert not (tmp_path / "trapped").exists()
+
+
+def test_what_is_loaded_is_what_was_looked_into(tmp_path: Path) -> None:
+    """Of two zips in one file Python reads the second, PyTorch the first if they are as long."""
+    trap = TRAPS["posix.system"]
+    good = made(tmp_path / "good.pt", importing(*DETECTOR) + bytes(len(trap)))
+    short = len(good.read_bytes()) - len(made(tmp_path / "bad.pt", trap).read_bytes())
+    bad = made(tmp_path / "bad.pt", trap + bytes(short))
+    both = tmp_path / "both.pt"
+    both.write_bytes(bad.read_bytes() + good.read_bytes())
+    found = checkpoint.look(both)
+    checkpoint.copied(found, tmp_path / "copy.pt")
+    data = (tmp_path / "copy.pt").read_bytes()
+    assert b"posix" in both.read_bytes() and b"posix" not in data
+    assert checkpoint.look(tmp_path / "copy.pt").names == found.names
+
+
+def test_a_checkpoint_is_not_copied_where_it_changed_or_grows(tmp_path: Path) -> None:
+    path = made(tmp_path / "best.pt")
+    found = checkpoint.look(path)
+    made(path, importing(*DETECTOR, "torch Size"))
+    with pytest.raises(InputError, match="changed while it was read"):
+        checkpoint.copied(found, tmp_path / "copy.pt")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("best/data.pkl", importing(*DETECTOR))
+        archive.writestr("best/data/0", bytes(1 << 20))
+    with pytest.raises(InputError, match="it is compressed"):
+        checkpoint.copied(checkpoint.look(path), tmp_path / "copy.pt")
 
 
 def test_a_trap_is_refused_with_trust_too(cli: Cli) -> None:
@@ -273,6 +302,29 @@ def test_no_other_verb_takes_a_checkpoint(cli: Cli, photos: Path) -> None:
     for verb in ("build", "parse", "plan"):
         text = cli(verb, path, "-c", photos, code=2).stderr
         assert f"onchip export {path}" in text
+
+
+def test_two_trainings_in_one_folder_do_not_mix(
+    tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Idle:
+        folder = tmp_path
+
+        def call(self, name: str, **given: object) -> object:
+            assert name == "check"
+            return []
+
+        def __enter__(self) -> "Idle":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(process, "start", Idle)
+    wanted = Training(data=scenes, model="yolov8n.yaml", project=tmp_path / "runs")
+    with alone(wanted.folder), pytest.raises(InputError, match="another onchip is at work"):
+        fit.fit(wanted)
+    assert not list(wanted.folder.iterdir())
 
 
 # ---- what is asked for ---------------------------------------------------------------------------

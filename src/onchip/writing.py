@@ -3,11 +3,41 @@
 import itertools
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onchip.errors import InputError
 
 _numbers = itertools.count()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made if need be, for this process alone while the block runs.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another onchip is at work in {folder}", "wait until it has finished"
+            ) from error
+        except OSError:  # some network drives know no locks
+            pass
+        yield
+    finally:
+        os.close(held)
 
 
 def write_whole(path: Path, data: bytes) -> None:

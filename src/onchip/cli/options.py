@@ -46,7 +46,9 @@ def size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(p.isdigit() and 8 <= int(p) <= 8192 for p in parts):
+    if len(parts) > 2 or not all(
+        p.isascii() and p.isdigit() and 8 <= int(p) <= 8192 for p in parts
+    ):
         raise InputError(
             f"--imgsz {text!r} is not a size", "allowed: 640, or WIDTHxHEIGHT: 640x480"
         )

@@ -1,5 +1,6 @@
 """init, run."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -37,10 +38,11 @@ def init_verb(
     found = folders.find(data or _found_here())
     place = found.notes or found.source
     title = name or projects.fitting(found.root.absolute().name)
-    root = output.absolute().parent
-    inside = place.absolute().is_relative_to(root)
-    shown = place.absolute().relative_to(root) if inside else place.absolute()
-    text = projects.template(title, shown, names(target), model)
+    root = Path(os.path.normpath(output.absolute())).parent
+    if model and not Path(model).is_file():
+        raise InputError(f"{model} does not exist", "name a .pt or .onnx that is trained already")
+    given = _shown(Path(model), root).as_posix() if model else ""
+    text = projects.template(title, _shown(place, root), names(target), given, output.name)
     projects.parse(text, output)  # what is written can be read
     write_whole(output, text.encode())
     if as_json:
@@ -48,8 +50,14 @@ def init_verb(
         return
     print_text(
         f"{output}: {len(found.images)} images, {len(found.names)} classes\n"
-        f"look through it, then: onchip run {output}"
+        f"look through it, then: onchip run {shlex.quote(str(output))}"
     )
+
+
+def _shown(path: Path, root: Path) -> Path:
+    """Return a path as the project file in the folder `root` says it."""
+    whole = Path(os.path.normpath(path.absolute()))
+    return whole.relative_to(root) if whole.is_relative_to(root) else whole
 
 
 def _found_here() -> Path:

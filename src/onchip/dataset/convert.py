@@ -9,6 +9,7 @@ from onchip.dataset import layout, yolo
 from onchip.dataset.boxes import count
 from onchip.dataset.coco import Coco
 from onchip.dataset.facts import size_of
+from onchip.dataset.places import elsewhere_of
 from onchip.dataset.seen import Progress
 from onchip.dataset.source import Source, open_source
 from onchip.errors import InputError
@@ -57,7 +58,19 @@ def convert(
         raise InputError(f"no images in {path}", "allowed are jpg, png, bmp, webp and tiff")
     if (source.document is not None) == (to == "coco"):
         raise InputError(f"{path} is {to.upper()} already", "name the other format with --to")
+    for image in source.images if source.document is None else ():
+        if not yolo.place(image).is_file() and (other := elsewhere_of(image)) is not None:
+            raise InputError(
+                f"trainers do not find {source.said(other)}; they look for "
+                f"{source.said(yolo.place(image))}",
+                f"first write folders that they do: onchip dataset split {path} --link OUT",
+            )
     there = {split: [p for p in paths if p.is_file()] for split, paths in source.splits.items()}
+    if not any(there.values()):
+        raise InputError(
+            f"{path} names {count(len(source.images), 'photo')}, and none is there",
+            "name their folder: --images FOLDER" if source.document else "are they somewhere else?",
+        )
     files: tuple[Path, ...]
     if to == "yolo":
         files = (layout.as_yolo(source, there, out, link=link, progress=progress),)

@@ -20,9 +20,10 @@ from onchip.dataset.coco import Coco
 from onchip.dataset.facts import kind_of
 from onchip.dataset.findings import Finding
 from onchip.dataset.places import orphans
-from onchip.dataset.source import Source, open_source
+from onchip.dataset.source import Source, open_source, shown
 from onchip.dataset.yolo import Label, Row
 from onchip.errors import InputError
+from onchip.vision.preprocess import IMAGE_SUFFIXES
 from onchip.writing import write_whole
 
 KEPT = ".onchip-fixes"  # hidden, so that neither trainers nor onchip take its photos for the data
@@ -165,7 +166,8 @@ def _no_images(source: Source, findings: Iterable[Finding]) -> list[Change]:
     """What is no image at all, with its labels; not where a list names it, which would then lie."""
     if source.folders.notes is not None and source.folders.source == source.folders.notes:
         notes = folders.read_notes(source.folders.notes)
-        if any(str(notes.get(split)).endswith((".txt", ".txt']")) for split in source.splits):
+        named = [item for split in source.splits for item in folders.entries(notes, split)]
+        if any(Path(str(item)).suffix.lower() in {".txt", *IMAGE_SUFFIXES} for item in named):
             return []
     changes = []
     for image in _images(f for f in findings if f.code in ("empty-file", "not-image")):
@@ -196,20 +198,21 @@ def fix(report: Report) -> Fixed:
     if not changes:
         return Fixed(None, ())
     root = report.source.root
+    names = [_named(change.path, root) for change in changes]
     folder = _fresh(root / KEPT)
     entries = []
     try:
-        for number, change in enumerate(changes, 1):
+        for number, (change, name) in enumerate(zip(changes, names, strict=True), 1):
             copy = f"{number:05}{change.path.suffix}"
             shutil.copy2(change.path, folder / copy)
             after = xxhash.xxh3_128_hexdigest(change.data) if change.data is not None else ""
-            entries.append(Entry(_named(change.path, root), copy, change.said, after))
+            entries.append(Entry(name, copy, change.said, after))
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)  # copies alone: nothing was changed yet
         raise InputError(
             f"cannot copy to {folder}: {error.strerror or error}", "nothing was changed"
         ) from error
-    record = Record(str(report.source.path), tuple(entries))
+    record = Record(shown(report.source.path, root), tuple(entries))
     write_whole(folder / RECORD, msgspec.json.format(msgspec.json.encode(record)))
     for done, (change, entry) in enumerate(zip(changes, entries, strict=True)):
         try:
@@ -232,7 +235,10 @@ def _apply(change: Change, copy: Path) -> None:
 
 
 def _named(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path.absolute())
+    name = str(path.relative_to(root) if path.is_relative_to(root) else path.absolute())
+    if name != name.encode("utf-8", "replace").decode():  # its bytes are no text
+        raise InputError(f"{shown(path, root)} fits in no record", "rename it first")
+    return name
 
 
 def _fresh(kept: Path) -> Path:
@@ -259,7 +265,9 @@ def undo(path: Path) -> Undone:
     """
     source = open_source(path)
     kept = source.root / KEPT
-    found = [p for p in kept.glob("*") if _number(p) and not p.name.endswith(UNDONE)]
+    # a fix that was cut off while it copied has no record, and changed nothing
+    found = [p.parent for p in kept.glob(f"*/{RECORD}") if _number(p.parent)]
+    found = [p for p in found if not p.name.endswith(UNDONE)]
     if not found:
         raise InputError(f"nothing of {path} was mended", "onchip dataset check --fix mends")
     folder = max(found, key=_number)
@@ -269,7 +277,7 @@ def undo(path: Path) -> Undone:
     for entry in reversed(record.files):
         target = Path(os.path.normpath(source.root / entry.path))
         copy = folder / entry.copy
-        if not inside(target) or Path(entry.copy).name != entry.copy or not copy.is_file():
+        if not inside(_whole(target)) or Path(entry.copy).name != entry.copy or not copy.is_file():
             raise InputError(f"{folder / RECORD} is damaged: {entry.path}", "restore it by hand")
         now = _digest(target) if target.exists() else ""
         if now not in (entry.after, _digest(copy)):
@@ -291,6 +299,17 @@ def _record(path: Path) -> Record:
 
 def _inside(source: Source) -> Callable[[Path], bool]:
     """Return what says whether a file belongs to the data set; a record is not trusted to say."""
-    root = Path(os.path.normpath(source.root))
-    places = {yolo.place(image).parent for image in source.images} | {source.path.parent}
-    return lambda path: path.is_relative_to(root) or path.parent in places
+    root = _whole(source.root)
+    files = [*source.images, *map(yolo.place, source.images)]
+    places = {_whole(folder) for folder in {path.parent for path in files}}
+    kinds = {".txt", *IMAGE_SUFFIXES}
+
+    def inside(path: Path) -> bool:
+        ours = path.parent in places and path.suffix.lower() in kinds
+        return ours or path.is_relative_to(root) or path == _whole(source.path)
+
+    return inside
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.normpath(path.absolute()))

@@ -18,6 +18,7 @@ CLASSES = "classes.txt"  # what labelling tools without a data.yaml leave
 _COMPRESSED = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".jfif")
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw")
 UNREAD_SUFFIXES = frozenset((*_COMPRESSED, *_RAW, ".svg", ".psd"))
+TRAINED = "args.yaml"  # what a run of Ultralytics leaves in its folder
 MAX_NOTES = 8 << 20
 
 
@@ -73,9 +74,15 @@ def _plain(folder: Path) -> Folders:
 
 
 def walk(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> tuple[Path, ...]:
-    """Return the files below a folder that have one of `suffixes`, sorted; hidden ones left out."""
+    """Return the files below a folder that have one of `suffixes`, sorted.
+
+    Hidden ones are left out, and pictures that a training made.
+    """
     found = []
     for place, folders, files in os.walk(folder):
+        if TRAINED in files and Path(place) != folder:  # its pictures show what a training saw
+            folders.clear()
+            continue
         folders[:] = [f for f in folders if not f.startswith(".")]
         paths = (Path(place, name) for name in files if not name.startswith("."))
         found += [p for p in paths if p.suffix.lower() in suffixes]
@@ -88,12 +95,10 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
     Raises:
         InputError: a place does not exist.
     """
-    entry = notes[split]
-    entries: Sequence[object] = entry if isinstance(entry, list) else [entry]
-    root = path.parent / _place(path, notes.get("path") or ".")
+    root = path.parent / str(notes.get("path") or ".")
     found: list[Path] = []
-    for item in entries:
-        named = _place(path, item)
+    for item in entries(notes, split):
+        named = str(item)
         choices = [root / named, path.parent / named]
         # unlike Path.exists, this is no error where a name is too long
         place = next((c for c in choices if os.path.exists(c)), None)  # noqa: PTH110
@@ -103,18 +108,18 @@ def listed(path: Path, notes: Mapping[str, object], split: str) -> tuple[Path, .
             )
         if place.is_dir():
             found += walk(place)
-        elif place.suffix.lower() == ".txt":
-            lines = (line.strip() for line in _text(place).splitlines())
+        elif place.suffix.lower() == ".txt" and place.is_file():
+            lines = [line.strip() for line in _text(place).splitlines()]
             found += [place.parent / line for line in lines if line]
         else:
             found.append(place)
     return tuple(dict.fromkeys(Path(os.path.normpath(p)) for p in found))
 
 
-def _place(path: Path, named: object) -> str:
-    if isinstance(named, list | dict | set):  # which may be endless when it is spelled out
-        raise InputError(f"{path}: a place is no folder or list", "write  train: images/train")
-    return str(named)
+def entries(notes: Mapping[str, object], split: str) -> Sequence[object]:
+    """Return what a `data.yaml` names for a split: one place, or several."""
+    entry = notes[split]
+    return entry if isinstance(entry, list) else [entry]
 
 
 def read_notes(path: Path) -> dict[str, object]:
@@ -131,6 +136,12 @@ def read_notes(path: Path) -> dict[str, object]:
         raise InputError(f"{path} is not a YAML file", "name a data.yaml") from error
     if not isinstance(notes, dict):
         raise InputError(f"{path} holds no names and folders", "name a data.yaml")
+    for key in ("path", "nc", "names", *SPLITS):
+        found = notes.get(key)
+        items = list(found.values()) if isinstance(found, dict) else found
+        if isinstance(items, list) and any(isinstance(i, list | dict | set) for i in items):
+            # a few lines of YAML may stand for more than memory holds
+            raise InputError(f"{path} has more than texts and numbers under {key}")
     return notes
 
 
@@ -150,9 +161,6 @@ def class_names(path: Path, notes: Mapping[str, object]) -> tuple[str, ...]:
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise InputError(f"{path} has no class names", "add a line like  names: [car, truck]")
-    odd = next((i for i, n in enumerate(names) if isinstance(n, list | dict | set)), None)
-    if odd is not None:  # which may be endless when it is spelled out
-        raise InputError(f"{path}: class {odd} is no name", "write  names: [car, truck]")
     return tuple(str(n) for n in names)
 
 

@@ -67,8 +67,11 @@ def listing(paths: Sequence[Path], out: Path) -> bytes:
             raise InputError(
                 f"{line!r} fits on no line of a list", "rename it, or write folders: --link OUT"
             )
-        # Ultralytics takes lines with ./ from the folder of the list, others from where it runs
-        lines.append(f"./{Path(line).as_posix()}\n")
+        if os.path.realpath(out / line) == os.path.realpath(path):
+            # Ultralytics takes lines with ./ from the folder of the list, others from where it runs
+            lines.append(f"./{Path(line).as_posix()}\n")
+        else:  # out is behind a link, where ../ leads elsewhere
+            lines.append(f"{path.absolute().as_posix()}\n")
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
@@ -186,6 +189,8 @@ def as_coco(
             size = size_of(image)
             if size is None:
                 continue
+            if str(image) != str(image).encode("utf-8", "replace").decode():
+                raise InputError(f"{source.said(image)} fits in no document", "rename it first")
             place(image, target, link)
             below = target.relative_to(folder / "images")
             part = below.parts[0] if below.parts[0] in parts else ""

@@ -73,6 +73,8 @@ def split(
         InputError: the shares, the pattern or the images do not allow a split.
     """
     shares = _shares(val, test)
+    if seed < 0:
+        raise InputError(f"--seed {seed} is no seed", "allowed are whole numbers from 0")
     whole = [one for one in seen if not one.facts.fault]
     usable = [one for one in whole if one.labelled or unlabelled]
     if len(usable) < len(shares) + 1:

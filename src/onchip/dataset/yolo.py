@@ -14,6 +14,7 @@ from onchip.writing import write_whole
 
 SLACK = 1e-3  # how far past the image's edge a value may lie by rounding
 MAX_BYTES = 4 << 20
+MAX_CLASSES = 10_000  # where nothing says how many there are
 Values = tuple[float, float, float, float]
 
 
@@ -74,7 +75,7 @@ def _row(number: int, line: str, classes: int | None) -> Row:
     if not all(map(math.isfinite, (kind, *values))):
         return wrong("text", f"is not a label: {line[:80]!r}", allowed)
     label = Label(int(kind), _box(values))
-    if kind != int(kind) or kind < 0 or (classes is not None and kind >= classes):
+    if kind != int(kind) or not 0 <= kind < (MAX_CLASSES if classes is None else classes):
         count = f"but there are {classes} classes" if classes is not None else "which is no class"
         most = f"allowed are 0 to {classes - 1}" if classes else "allowed are whole numbers from 0"
         hint = f"{most}; is data.yaml the one of this dataset?"
@@ -144,6 +145,8 @@ def read(path: Path, classes: int | None = None) -> tuple[Row, ...] | None:
         InputError: it cannot be read, or is no text.
     """
     try:
+        if path.is_fifo():  # reading it would wait for ever
+            raise OSError(0, "it is no file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -8,12 +8,14 @@ import onchip
 from onchip.artifact import Artifact, load, save
 from onchip.build import Options, build
 from onchip.errors import InputError, OnchipError
+from onchip.graph import read
 from onchip.measure.proof import Gate, Proof, dump, restore
 from onchip.run.ledger import Said
 from onchip.run.outcome import Built
 from onchip.run.photos import images
 from onchip.run.way import CALIBRATION, Way, line
 from onchip.targets import target as targets
+from onchip.targets.target import Target
 from onchip.verify import verify
 from onchip.writing import write_whole
 
@@ -40,8 +42,8 @@ def _build(way: Way, chip: str, model: Path, path: Path) -> None:
         words += ["--auto-precision", wanted.auto_precision]
     for name, value in given.items():
         words += ["-O", f"{name}={value}"]
-    there = [p.found for p in target.parts()]
-    made_of = [onchip.__version__, model, *photos, given, wanted.auto_precision, target.version()]
+    made_of: list[object] = [onchip.__version__, read.load(model).digest, target.portable(given)]
+    made_of += [*photos, way.whole, wanted.auto_precision]  # a build looks at labels too
 
     def keep(unfinished: Artifact) -> None:
         save(unfinished, path.with_suffix(".failed.onchip"))
@@ -59,7 +61,12 @@ def _build(way: Way, chip: str, model: Path, path: Path) -> None:
             "warnings": len(warned) or None,
         }
 
-    way.book.step(f"build {chip}", [*made_of, *there], line(*words), [path], work)
+    way.book.step(f"build {chip}", [*made_of, *_there(target)], line(*words), [path], work)
+
+
+def _there(target: Target) -> list[object]:
+    """What there is of a chip's tools on this machine."""
+    return [target.version(), *(p.found for p in target.parts())]
 
 
 def _older(path: Path) -> Artifact | None:
@@ -78,7 +85,8 @@ def _verify(way: Way, chip: str, path: Path, artifact: Artifact) -> Proof:
     words += ["--data", way.found.notes, "--split", split] if labelled else ["-c", way.found.source]
     words += ["--images", wanted.images] if wanted.images else []
     words += ["--max-drop", wanted.max_drop, "--min-match", wanted.min_match]
-    made_of = [onchip.__version__, path, way.whole, way.found.splits, msgspec.to_builtins(wanted)]
+    made_of: list[object] = [onchip.__version__, path, way.whole, way.where, way.found.splits]
+    made_of += [msgspec.to_builtins(wanted), *_there(targets.get(chip))]
 
     def work() -> Said:
         proof = verify(artifact, data, labelled=labelled, gate=gate, progress=way.progress)

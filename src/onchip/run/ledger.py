@@ -1,5 +1,6 @@
 """What a run has done already: per step what went in, what came out, and what that said."""
 
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Ledger:
         try:
             data = (folder / FILE).read_bytes()
             return cls(folder, tell, msgspec.json.decode(data, type=dict[str, Record]))
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return cls(folder, tell)
         except OSError as error:
             raise InputError(f"cannot read {folder / FILE}: {error.strerror}") from error
@@ -65,7 +66,7 @@ class Ledger:
         self,
         name: str,
         made_of: Sequence[object],
-        command: str,
+        command: str | Callable[[Said], str],
         files: Sequence[Path],
         work: Callable[[], Said],
     ) -> Said:
@@ -74,13 +75,14 @@ class Ledger:
         Args:
             name: of the step.
             made_of: everything that it depends on.
-            command: that does the same by hand.
+            command: that does the same by hand, or what makes it of what there was to say.
             files: what it makes.
             work: does it, and returns what there is to say.
         """
         key = digest_of(made_of)
         old = self.records.get(name)
         skipped = old is not None and old.key == key and old.files == _digests(files)
+        skipped = skipped and old is not None and all(old.files.values())  # "" is none there
         if old is None or not skipped:
             self.forget(name)
             started = time.perf_counter()
@@ -88,7 +90,8 @@ class Ledger:
             old = _record(key, said, round(time.perf_counter() - started, 2), _digests(files))
             self.records[name] = old
             self._save()
-        done = Step(name, command, old.seconds, skipped, old.said)
+        by_hand = command if isinstance(command, str) else command(old.said)
+        done = Step(name, by_hand, old.seconds, skipped, old.said)
         self.steps.append(done)
         self.tell(done)
         return old.said
@@ -145,6 +148,8 @@ def digest(path: Path) -> str:
     """
     try:
         found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise OSError(0, "it is no file")
         return _digest(path, found.st_size, found.st_mtime_ns)
     except FileNotFoundError:
         return ""

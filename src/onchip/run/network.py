@@ -10,7 +10,7 @@ import msgspec
 import onchip
 from onchip.errors import GateError
 from onchip.run.ledger import Said
-from onchip.run.photos import images
+from onchip.run.photos import images, labelled
 from onchip.run.way import Way, line
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def network(way: Way) -> Path:
     if given is not None and given.suffix.lower() == ".onnx":
         return given
     if given is not None:
-        return _export(way, given, trust=way.trust)
-    return _export(way, _train(way), trust=True)  # what it has just made itself
+        return _export(way, given)
+    return _export(way, _train(way))
 
 
 def _train(way: Way) -> Path:
@@ -41,6 +41,9 @@ def _train(way: Way) -> Path:
         weights,
     ]
     begun = way.book.begin("train", made_of, {"run": _free_name(project, way.project.name)})
+    if _lost(project / str(begun.get("run"))):
+        way.book.forget("train begun")
+        begun = way.book.begin("train", made_of, {"run": _free_name(project, way.project.name)})
     wanted = Training(
         data=way.found.source,
         model=given.model,
@@ -74,6 +77,13 @@ def _train(way: Way) -> Path:
     return best
 
 
+def _lost(run: Path) -> bool:
+    """Whether a training is finished and somebody took its weights away."""
+    from onchip.train.runs import state
+
+    return state(run) == "finished" and not (run / "weights" / "best.pt").is_file()
+
+
 def _train_line(wanted: "Training") -> str:
     words: list[object] = ["train", wanted.data, "--name", wanted.name, "--project", wanted.project]
     words += ["--model", wanted.model]
@@ -95,17 +105,18 @@ def _free_name(folder: Path, name: str) -> str:
     return free
 
 
-def _export(way: Way, weights: Path, *, trust: bool) -> Path:
+def _export(way: Way, weights: Path) -> Path:
     from onchip.train.export import Export, export
 
     wanted, place = way.project.export, way.place(f"{way.project.name}.onnx")
-    chosen = Export(weights, place, trust=trust)
+    chosen = Export(weights, place, trust=way.trust)
     if wanted.imgsz:
         chosen = replace(chosen, size=(wanted.imgsz, wanted.imgsz))
     if wanted.opset:
         chosen = replace(chosen, opset=wanted.opset)
     words: list[object] = ["export", weights, "-o", place, "--opset", chosen.opset]
     words += ["--imgsz", wanted.imgsz] if wanted.imgsz else []
+    words += ["--data", way.found.notes] if labelled(way, "val") else ["-c", way.found.source]
 
     def work() -> Said:
         data, _ = images(way, "val", 0)
@@ -123,11 +134,7 @@ def _export(way: Way, weights: Path, *, trust: bool) -> Path:
             "false alarms": f"{proof.false_alarms} of {proof.negatives}",
         }
 
-    way.book.step(
-        "export",
-        [onchip.__version__, weights, chosen.size, chosen.opset],
-        line(*words),
-        [place],
-        work,
-    )
+    made_of: list[object] = [onchip.__version__, weights, chosen.size, chosen.opset]
+    made_of += [way.whole, way.found.splits]  # it is proven on the photos
+    way.book.step("export", made_of, line(*words), [place], work)
     return place

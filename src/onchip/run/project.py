@@ -1,7 +1,9 @@
 """The project file: what `onchip run` takes from photos to a proven build, written once."""
 
 import json
+import math
 import re
+import shlex
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -109,8 +111,12 @@ def read(path: Path) -> Project:
         raise InputError(f"{path} is not a text file", "onchip init writes one") from error
     found = parse(text, path)
     root = path.absolute().parent
+    if str(root) != str(root).encode("utf-8", "replace").decode():
+        raise InputError(f"{str(root)!r} has bytes in its name that are no text", "rename it")
+    own = root / found.train.model  # a file, or a name that Ultralytics knows
     return replace(
         found,
+        train=replace(found.train, model=str(own)) if own.is_file() else found.train,
         data=str(root / found.data),
         out=str(root / found.out),
         model=str(root / found.model) if found.model else "",
@@ -170,6 +176,14 @@ def _sound(found: Project, path: Path) -> None:
             and 0 <= found.split.test < 1
             and found.split.val + found.split.test < 1
         ),
+        "train: model names a .pt, or a .yaml to begin with nothing": not found.train.model,
+        "split, train: seed is a whole number from 0": min(found.split.seed, found.train.seed) < 0,
+        "train: width is a number, 0 for the network's own": not 0 <= found.train.width <= 4,
+        "export: imgsz is a number of pixels, 0 for that of the training": found.export.imgsz < 0,
+        "build: auto_precision is a number of points": not (
+            found.build.auto_precision is None or 0 <= found.build.auto_precision < math.inf
+        ),
+        "verify: images is a number of photos, 0 for all": found.verify.images < 0,
         "train: epochs, batch, imgsz and patience are whole numbers from 1": min(
             found.train.epochs, found.train.batch, found.train.imgsz, found.train.patience
         )
@@ -216,20 +230,22 @@ images = 128            # calibration photos, of the part for training
 # options = {{ hailo8l = {{ level = 2 }} }}
 
 [verify]
-split = "val"           # test, where there is one: photos that training never saw
+split = ""              # what to prove on; by itself test, where there is one, else val
 max_drop = 1.5          # the gate: points of mAP50-95
 min_match = 0.8         # and the share of detections that must match
 """
 
 
-def template(name: str, data: Path, chips: tuple[str, ...], model: str = "") -> str:
+def template(
+    name: str, data: Path, chips: tuple[str, ...], model: str = "", file: str = FILE
+) -> str:
     """Return a project file with every setting that people change, explained."""
     note = "  # a data.yaml, or a folder of photos with labels"
     given = f"model = {_quoted(model)}  # trained already: [train] is not used\n"
     if model.endswith(".pt"):
         given += "trust = false           # a .pt is a pickle: loading it runs what is in it\n"
     return TEMPLATE.format(
-        file=FILE,
+        file=shlex.quote(file) if file.isprintable() else FILE,
         name=_quoted(name),
         data=_quoted(data.as_posix()),
         data_note=note,

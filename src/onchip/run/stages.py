@@ -13,9 +13,10 @@ from onchip.run.ledger import Ledger, Step
 from onchip.run.network import network
 from onchip.run.outcome import Outcome
 from onchip.run.page import page
-from onchip.run.photos import calibration, checked, divided
+from onchip.run.photos import calibration, checked, divided, measurable
 from onchip.run.project import Project
 from onchip.run.way import Way
+from onchip.writing import alone
 
 if TYPE_CHECKING:
     from onchip.train.runs import Epoch
@@ -48,16 +49,23 @@ def run(
             f"{project.data} is a COCO document, and trainers take YOLO's layout",
             f"onchip dataset convert {project.data} photos/ --to yolo",
         )
+    if project.model and not Path(project.model).is_file():
+        raise InputError(f"{project.model} does not exist", "model names a .pt or .onnx")
     found = folders.find(Path(project.data))
-    book = Ledger.open(folder, tell)
-    way = Way(project, trust or project.trust, book, progress, epoch, found)
+    with alone(folder):
+        book = Ledger.open(folder, tell)
+        return _gone(Way(project, trust or project.trust, book, progress, epoch, found))
+
+
+def _gone(way: Way) -> Outcome:
     checked(way)
     if way.labelled:
         divided(way)
+        measurable(way)
     model = network(way)
     way.photos = calibration(way)
-    builds = tuple(target(way, chip, model) for chip in project.build.targets)
+    builds = tuple(target(way, chip, model) for chip in way.project.build.targets)
     report = way.place("report.html")
-    done = Outcome(project, tuple(way.book.steps), builds, way.results, report)
+    done = Outcome(way.project, tuple(way.book.steps), builds, way.results, report)
     write(page(done), report)
     return done

@@ -42,15 +42,25 @@ class Way:
     def whole(self) -> str:
         """The digest of the data set: images and labels by content, their parts, the names."""
         images, root, made = self.found.images, self.found.root, []
+        names = {p: _name(p, root) for p in images}
         for done, image in enumerate(images, 1):
-            made.append((os.path.relpath(image, root), digest(image), digest(yolo.place(image))))
+            made.append((names[image], digest(image), digest(yolo.place(image))))
             self.progress("read", done, len(images))
-        parts = {n: [os.path.relpath(p, root) for p in ps] for n, ps in self.found.splits.items()}
+        parts = {n: [names[p] for p in ps] for n, ps in self.found.splits.items()}
         return digest_of([parts, made, self.found.names])
+
+    @cached_property
+    def where(self) -> str:
+        """Where the data set stands, for steps that name its photos in what they make."""
+        return os.fsencode(Path(self.project.data).absolute()).decode(errors="backslashreplace")
 
     def place(self, name: str) -> Path:
         """Where a file of this run stands."""
         return self.book.folder / name
+
+
+def _name(path: Path, root: Path) -> str:
+    return os.fsencode(os.path.relpath(path, root)).decode(errors="backslashreplace")
 
 
 def line(*words: object) -> str:

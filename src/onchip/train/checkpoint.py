@@ -13,8 +13,10 @@ import shutil
 import struct
 import zipfile
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -129,14 +131,24 @@ def _record() -> Path:
 
 
 def copied(found: Checkpoint, place: Path) -> None:
-    """Copy a checkpoint that was looked into to where it will be loaded.
+    """Copy a checkpoint that was looked into to where it will be loaded, entry by entry.
+
+    Zip files can be made that PyTorch reads otherwise than Python does: two of them one behind the
+    other, for instance. What is written here holds what was looked into, and nothing else.
 
     Raises:
-        InputError: it is another by now.
+        InputError: it is another by now, damaged, or holds more than its size.
     """
-    shutil.copyfile(found.path, place)
-    if digest(place) != found.sha256:
-        raise InputError(f"{found.path} changed while it was read", "try again")
+    with _opened(found.path) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != found.sha256:
+            raise InputError(f"{found.path} changed while it was read", "try again")
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(place, "w") as new:
+            entries = [e for e in old.infolist() if not e.is_dir()]
+            if sum(e.file_size for e in entries) > found.path.stat().st_size:
+                raise _damaged(found.path, "it is compressed, as no checkpoint is")
+            for entry in entries:
+                with old.open(entry) as source, new.open(entry.filename, "w") as target:
+                    shutil.copyfileobj(source, target)
 
 
 def digest(path: Path) -> str:
@@ -149,11 +161,20 @@ def _parts(path: Path) -> tuple[bytes, str]:
     """Return the pickle of a checkpoint, and the file's digest."""
     if path.is_dir():
         raise InputError(f"{path} is a folder", "name the .pt file in it: weights/best.pt")
+    with _opened(path) as file:
+        _refuse_strangers(file.read(16), path)
+        with zipfile.ZipFile(file) as archive:
+            pickle = _pickle(archive, path)
+        file.seek(0)
+        return pickle, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a checkpoint; what is wrong with it is said in one line."""
     try:
         with path.open("rb") as file:
-            _refuse_strangers(file.read(16), path)
-            with zipfile.ZipFile(file) as archive:
-                return _pickle(archive, path), digest(path)
+            yield file
     except OnchipError:
         raise
     except OSError as error:

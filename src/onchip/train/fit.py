@@ -8,7 +8,7 @@ and nothing that lies there is loaded.
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from onchip.train.runs import (
     state,
     write_record,
 )
-from onchip.writing import write_whole
+from onchip.writing import alone, write_whole
 
 LOG = "train.log"
 NAME = re.compile(r"\w[\w.+-]{0,99}")
@@ -128,7 +128,7 @@ def fit(
         )
     given = record.settings if resume and record is not None else _settings(wanted)
     record = Record(onchip=onchip.__version__, data=str(data), labels=labels, settings=given)
-    with process.start() as worker:
+    with process.start() as worker, ExitStack() as held:
         for name, seen in kept.items():
             checkpoint.copied(seen, worker.folder / name)
         network = "weights.pt" if kept else _network(wanted.model)
@@ -141,6 +141,7 @@ def fit(
             )
             if problem:
                 raise InputError(*problem)
+        held.enter_context(alone(folder))
         write_record(folder, record)
         staged = _staged(parts, worker.folder / "data", progress)
         settings = {**given, "data": str(staged)}

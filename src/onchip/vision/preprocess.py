@@ -139,6 +139,8 @@ def find_images(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        # hidden ones are what a mended data set keeps of before, or notes of another system
+        found = [p for p in found if not _hidden(p.relative_to(path))]
         if not found:
             raise InputError(f"no images in {path}", "allowed are jpg, png, bmp, webp and tiff")
         return found
@@ -154,13 +156,17 @@ def find_images(source: str | Path) -> list[Path]:
     raise InputError(f"{source} does not exist")
 
 
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _listed(path: Path) -> list[Path]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the list {path}: {error}") from error
     found = [path.parent / line.strip() for line in lines if line.strip()]
-    if wrong := [p for p in found if p.suffix.lower() not in IMAGE_SUFFIXES]:
+    if wrong := [p for p in found if p.suffix.lower() not in IMAGE_SUFFIXES or "\0" in str(p)]:
         raise InputError(
             f"{path} is no list of images: it names {wrong[0].name[:80]}", "one image on each line"
         )
