@@ -43,6 +43,7 @@ class Annotator {
   async start() {
     this.take(await begin());
     document.body.classList.toggle("has-model", this.folder.model);
+    if (this.folder.model) $("order").value = "doubt"; // sorted as soon as the model has looked
     document.body.classList.remove("loading");
     await this.open(this.folder.start());
     if (this.folder.model) this.model.watch();
