@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -325,6 +325,24 @@ def test_two_trainings_in_one_folder_do_not_mix(
     with alone(wanted.folder), pytest.raises(InputError, match="another onchip is at work"):
         fit.fit(wanted)
     assert not list(wanted.folder.iterdir())
+
+
+def test_a_training_resumed_at_its_end_was_not_stopped_early(tmp_path: Path) -> None:
+    class Worker:
+        log, seconds = "", 1.0
+
+        def call(self, name: str, **given: object) -> object:
+            return {"map50": 0.5, "map50_95": 0.4, "precision": 0.3, "recall": 0.2}
+
+    (tmp_path / "runs/x").mkdir(parents=True)
+    head = "epoch,time,metrics/mAP50(B),metrics/mAP50-95(B)"
+    (tmp_path / "runs/x/results.csv").write_text(f"{head}\n6,9,0.5,0.4\n")
+    wanted = Training(data=tmp_path, name="x", project=tmp_path / "runs", resume=True)
+    worker: Any = Worker()
+    found = fit._train(
+        wanted, worker, "last.pt", {"epochs": 6}, lambda *told: None, lambda *e: None
+    )
+    assert (found.epochs, found.planned, found.stopped) == (6, 6, False)
 
 
 # ---- what is asked for ---------------------------------------------------------------------------

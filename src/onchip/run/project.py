@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
+from onchip.dataset.findings import kinds
 from onchip.errors import InputError
 from onchip.targets import target as targets
 
@@ -189,6 +190,8 @@ def _sound(found: Project, path: Path) -> None:
         )
         < 1,
         "build: targets names no chip; onchip targets lists them": not found.build.targets,
+        "build: targets names a chip twice": len(set(found.build.targets))
+        < len(found.build.targets),
         "build: images is a number of photos, 0 for all": found.build.images < 0,
         "verify: min_match is a part of one, max_drop a number of points": not (
             0 <= found.verify.min_match <= 1 and found.verify.max_drop >= 0
@@ -197,6 +200,12 @@ def _sound(found: Project, path: Path) -> None:
     for text, is_wrong in wrong.items():
         if is_wrong:
             raise InputError(f"{path}: {text}")
+    if unknown := [code for code in found.check.allow if code not in kinds()]:
+        near = get_close_matches(unknown[0], kinds(), 3)
+        raise InputError(
+            f"{path}: check: allow names {unknown[0]!r}, which is no finding",
+            f"near are {', '.join(near)}" if near else "onchip dataset check names them",
+        )
     for name in (*found.build.targets, *found.build.options):
         targets.get(name)  # or it says which there are
 
