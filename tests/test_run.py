@@ -90,6 +90,7 @@ def test_what_init_writes_reads_back(name: str, data: str, chips: list[str]) -> 
         ('name = "x"\ndata = "d"\n[check]\nallow = ["leek"]', "is no finding", "near are leak"),
         ('name = "../x"\ndata = "d"', "name: allowed are letters", ""),
         ('name = "x"\ndata = "d"\ntrain = 3', "train: expected `object`", ""),
+        ('name = "x"\ndata = "d"\ntrust = true', "no setting 'trust'", ""),  # who wrote the file?
         ("[", "not a TOML file", "onchip init"),
     ],
 )

@@ -77,15 +77,14 @@ class Verify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Project(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One detector, from its photos on. Paths are as in the file: from its folder.
 
-    `model` is a network that is trained already (.pt or .onnx); then nothing is trained. `trust`
-    is the user's word that its .pt may be loaded, which runs what is in it.
+    `model` is a network that is trained already (.pt or .onnx); then nothing is trained. That a
+    .pt may be loaded is not for the file to say, which may be somebody else's: `--trust` does.
     """
 
     name: str
     data: str
     out: str = "runs"
     model: str = ""
-    trust: bool = False
     check: Check = Check()
     split: Split = Split()
     train: Train = Train()
@@ -251,8 +250,6 @@ def template(
     """Return a project file with every setting that people change, explained."""
     note = "  # a data.yaml, or a folder of photos with labels"
     given = f"model = {_quoted(model)}  # trained already: [train] is not used\n"
-    if model.endswith(".pt"):
-        given += "trust = false           # a .pt is a pickle: loading it runs what is in it\n"
     return TEMPLATE.format(
         file=shlex.quote(file) if file.isprintable() else FILE,
         name=_quoted(name),
