@@ -149,6 +149,16 @@ def test_the_folder_and_the_list_are_what_a_build_takes(street: Path, cli: Cli) 
     cli("dataset", "calibrate", "calib", "--check", code=1)
 
 
+def test_a_list_takes_no_other_file_s_place(seen: list[Photo], tmp_path: Path) -> None:
+    label = tmp_path / "a.txt"
+    label.write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(InputError, match="is no list of photos"):
+        calibrate.write_list(seen, label)
+    assert label.read_text() == "0 0.5 0.5 0.1 0.1\n"
+    for _ in range(2):
+        calibrate.write_list(seen, tmp_path / "calib.txt")
+
+
 def test_the_array_is_what_the_network_sees(street: Path, cli: Cli) -> None:
     cli(
         "dataset", "calibrate", street, "-n", 5, "--npy", "c/calib.npy", "--imgsz", "320x192", "-o", "l.txt"

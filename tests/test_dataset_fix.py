@@ -127,6 +127,22 @@ def test_lists_keep_what_they_name(folder: Path) -> None:
     assert moved == {"001001.txt"}
 
 
+def test_a_file_that_is_no_image_does_not_take_the_labels_of_one_along(folder: Path) -> None:
+    """a.jpg and a.png have one label file between them."""
+    (folder / "images/train/001004.png").write_bytes(b"")
+    (folder / "images/train/001002.png").write_bytes(b"")  # 001002.jpg is none either
+    for name in ("001003", "001004"):
+        with (folder / f"labels/train/{name}.txt").open("a") as file:
+            file.write("2 0.9 0.05 0 0.05\n")  # no width
+    before = digests(folder)
+    fix(check(folder / "data.yaml"))
+    after = digests(folder)
+    assert "labels/train/001004.txt" in after and "images/train/001004.png" not in after
+    assert not {"labels/train/001002.txt", "labels/train/001003.txt"} & set(after)
+    undo(folder / "data.yaml")
+    assert digests(folder) == before
+
+
 def test_what_a_data_yaml_names_one_by_one_stays(folder: Path) -> None:
     names = sorted(f"images/train/{p.name}" for p in (folder / "images/train").glob("*.jpg"))
     text = (folder / "data.yaml").read_text()

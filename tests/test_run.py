@@ -38,7 +38,7 @@ PLACE = Path("onchip.toml")
 @given(
     st.text(min_size=1, max_size=40),
     st.text(max_size=30),
-    st.lists(st.sampled_from(["cpu", "hailo8l"]), min_size=1),
+    st.lists(st.sampled_from(["cpu", "hailo8l"]), min_size=1, unique=True),
 )
 def test_what_init_writes_reads_back(name: str, data: str, chips: list[str]) -> None:
     made = parse(template(fitting(name), Path(data), tuple(chips)), PLACE)
@@ -86,8 +86,11 @@ def test_what_init_writes_reads_back(name: str, data: str, chips: list[str]) -> 
         ('name = "x"\ndata = "d"\n[build]\nauto_precision = nan', "a number of points", ""),
         ('name = "x"\ndata = "d"\n[verify]\nimages = -1', "a number of photos", ""),
         ('name = "x"\ndata = "d"\n[verify]\nmax_drop = nan', "a number of points", ""),
+        ('name = "x"\ndata = "d"\n[build]\ntargets = ["cpu", "cpu"]', "names a chip twice", ""),
+        ('name = "x"\ndata = "d"\n[check]\nallow = ["leek"]', "is no finding", "near are leak"),
         ('name = "../x"\ndata = "d"', "name: allowed are letters", ""),
         ('name = "x"\ndata = "d"\ntrain = 3', "train: expected `object`", ""),
+        ('name = "x"\ndata = "d"\ntrust = true', "no setting 'trust'", ""),  # who wrote the file?
         ("[", "not a TOML file", "onchip init"),
     ],
 )

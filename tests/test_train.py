@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -325,6 +325,24 @@ def test_two_trainings_in_one_folder_do_not_mix(
     with alone(wanted.folder), pytest.raises(InputError, match="another onchip is at work"):
         fit.fit(wanted)
     assert not list(wanted.folder.iterdir())
+
+
+def test_a_training_resumed_at_its_end_was_not_stopped_early(tmp_path: Path) -> None:
+    class Worker:
+        log, seconds = "", 1.0
+
+        def call(self, name: str, **given: object) -> object:
+            return {"map50": 0.5, "map50_95": 0.4, "precision": 0.3, "recall": 0.2}
+
+    (tmp_path / "runs/x").mkdir(parents=True)
+    head = "epoch,time,metrics/mAP50(B),metrics/mAP50-95(B)"
+    (tmp_path / "runs/x/results.csv").write_text(f"{head}\n6,9,0.5,0.4\n")
+    wanted = Training(data=tmp_path, name="x", project=tmp_path / "runs", resume=True)
+    worker: Any = Worker()
+    found = fit._train(
+        wanted, worker, "last.pt", {"epochs": 6}, lambda *told: None, lambda *e: None
+    )
+    assert (found.epochs, found.planned, found.stopped) == (6, 6, False)
 
 
 # ---- what is asked for ---------------------------------------------------------------------------
@@ -647,8 +665,8 @@ def test_a_training_leaves_what_people_know(trained: tuple[Path, str]) -> None:
                  "BoxPR_curve.png", "args.yaml", "train.log", "onchip.json"):  # fmt: skip
         assert (run / name).stat().st_size > 100, name
     assert [r.number for r in runs.results(run / "results.csv")] == [1, 2, 3]
-    first, *epochs = errors.splitlines()
-    assert first.startswith("the data set has 22 warnings: onchip dataset check")
+    warned, *epochs = errors.splitlines()
+    assert warned.startswith("the data set has ")  # scenes are small at 64 pixels
     assert [line.split()[:2] for line in epochs] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
     assert not (folder / "trapped").exists()
     assert not (folder / "home" / "Ultralytics").exists()
@@ -827,8 +845,7 @@ def test_a_full_disk_is_one_line(scenes: Path, tmp_path: Path, ultralytics: None
     (run / "weights").mkdir()
     (run / "weights" / "last.part").symlink_to("/dev/full")
     done = Cli(tmp_path)("train", scenes, *QUICK, "--epochs", 2, code=4)
-    said = done.stderr.splitlines()
-    lines = [x for x in said if not x.startswith(("epoch", "the data set has"))]
+    lines = [x for x in done.stderr.splitlines() if not x.startswith(("epoch", "the data set"))]
     assert len(lines) == 2 and "No space left on device" in lines[0]
     assert "make room there" in lines[1] and "train.log" in lines[1]
     assert not list((run / "weights").iterdir())

@@ -73,7 +73,7 @@ def _found_here() -> Path:
 
 @command("onchip run onchip.toml")
 @click.argument("file", type=Path, default=Path(projects.FILE))
-@click.option("--trust", is_flag=True, help="Load the project's .pt: it runs what is in it.")
+@click.option("--trust", is_flag=True, help="Load a .pt that the project names: you vouch for it.")
 @as_json
 def run_verb(file: Path, trust: bool, as_json: bool) -> int:
     """Go the whole way of a project FILE: check, split, train, export, build, verify, report.

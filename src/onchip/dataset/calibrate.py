@@ -26,7 +26,7 @@ from onchip.dataset.source import shown
 from onchip.detections import Floats
 from onchip.errors import InputError
 from onchip.spec import InputSpec
-from onchip.vision.preprocess import letterbox, read_image
+from onchip.vision.preprocess import find_images, letterbox, read_image
 from onchip.writing import write_whole
 
 ENOUGH = 64
@@ -266,8 +266,16 @@ def write_list(photos: Sequence[Photo], out: Path) -> None:
     """Write a text file that lists photos where they lie, for `onchip build -c`.
 
     Raises:
-        InputError: a name fits on no line, or it cannot be written.
+        InputError: a name fits on no line, something that is no list is there already, or it
+            cannot be written.
     """
+    if out.exists():
+        try:
+            find_images(out)
+        except InputError as error:
+            raise InputError(
+                f"{out} is there already and is no list of photos", "name another: -o calib.txt"
+            ) from error
     write_whole(out, layout.listing([p.path for p in photos], out.parent))
 
 

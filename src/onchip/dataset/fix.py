@@ -94,7 +94,9 @@ def plan(report: Report) -> tuple[Change, ...]:
         if said and path not in labels:
             labels[path] = Change(path, yolo.encode(mended), said, _digest(path))
     moved = [Change(p, None, "has no photo", _digest(p)) for p in orphans(source)]
-    return (*labels.values(), *moved, *_no_images(source, report.findings))
+    moved += _no_images(source, report.findings)
+    aside = {change.path: change for change in moved}
+    return (*(c for p, c in labels.items() if p not in aside), *aside.values())
 
 
 def _images(found: Iterable[Finding]) -> tuple[Path, ...]:
@@ -169,16 +171,22 @@ def _no_images(source: Source, findings: Iterable[Finding]) -> list[Change]:
         named = [item for split in source.splits for item in folders.entries(notes, split)]
         if any(Path(str(item)).suffix.lower() in {".txt", *IMAGE_SUFFIXES} for item in named):
             return []
-    changes = []
-    for image in _images(f for f in findings if f.code in ("empty-file", "not-image")):
-        with image.open("rb") as file:
-            if kind_of(file.read(32)):
-                continue  # an image of some kind, that can be converted or saved
-        changes.append(Change(image, None, "is no image", _digest(image)))
-        labels = yolo.place(image)
-        if labels.is_file():
+    found = [
+        image
+        for image in _images(f for f in findings if f.code in ("empty-file", "not-image"))
+        if not _some_image(image)  # of some kind, that can be converted or saved
+    ]
+    changes = [Change(image, None, "is no image", _digest(image)) for image in found]
+    others = {yolo.place(image) for image in set(source.images) - set(found)}
+    for labels in map(yolo.place, found):
+        if labels.is_file() and labels not in others:
             changes.append(Change(labels, None, "is of a file that is no image", _digest(labels)))
     return changes
+
+
+def _some_image(path: Path) -> bool:
+    with path.open("rb") as file:
+        return bool(kind_of(file.read(32)))
 
 
 def _digest(path: Path) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
+from onchip.dataset.findings import kinds
 from onchip.errors import InputError
 from onchip.targets import target as targets
 
@@ -76,15 +77,14 @@ class Verify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Project(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One detector, from its photos on. Paths are as in the file: from its folder.
 
-    `model` is a network that is trained already (.pt or .onnx); then nothing is trained. `trust`
-    is the user's word that its .pt may be loaded, which runs what is in it.
+    `model` is a network that is trained already (.pt or .onnx); then nothing is trained. That a
+    .pt may be loaded is not for the file to say, which may be somebody else's: `--trust` does.
     """
 
     name: str
     data: str
     out: str = "runs"
     model: str = ""
-    trust: bool = False
     check: Check = Check()
     split: Split = Split()
     train: Train = Train()
@@ -189,6 +189,8 @@ def _sound(found: Project, path: Path) -> None:
         )
         < 1,
         "build: targets names no chip; onchip targets lists them": not found.build.targets,
+        "build: targets names a chip twice": len(set(found.build.targets))
+        < len(found.build.targets),
         "build: images is a number of photos, 0 for all": found.build.images < 0,
         "verify: min_match is a part of one, max_drop a number of points": not (
             0 <= found.verify.min_match <= 1 and found.verify.max_drop >= 0
@@ -197,6 +199,12 @@ def _sound(found: Project, path: Path) -> None:
     for text, is_wrong in wrong.items():
         if is_wrong:
             raise InputError(f"{path}: {text}")
+    if unknown := [code for code in found.check.allow if code not in kinds()]:
+        near = get_close_matches(unknown[0], kinds(), 3)
+        raise InputError(
+            f"{path}: check: allow names {unknown[0]!r}, which is no finding",
+            f"near are {', '.join(near)}" if near else "onchip dataset check names them",
+        )
     for name in (*found.build.targets, *found.build.options):
         targets.get(name)  # or it says which there are
 
@@ -242,8 +250,6 @@ def template(
     """Return a project file with every setting that people change, explained."""
     note = "  # a data.yaml, or a folder of photos with labels"
     given = f"model = {_quoted(model)}  # trained already: [train] is not used\n"
-    if model.endswith(".pt"):
-        given += "trust = false           # a .pt is a pickle: loading it runs what is in it\n"
     return TEMPLATE.format(
         file=shlex.quote(file) if file.isprintable() else FILE,
         name=_quoted(name),

@@ -54,7 +54,7 @@ def run(
     found = folders.find(Path(project.data))
     with alone(folder):
         book = Ledger.open(folder, tell)
-        return _gone(Way(project, trust or project.trust, book, progress, epoch, found))
+        return _gone(Way(project, trust, book, progress, epoch, found))
 
 
 def _gone(way: Way) -> Outcome:

@@ -315,7 +315,8 @@ def _train(
     each: Callable[[Epoch, int], None],
 ) -> Measures:
     folder = wanted.folder.absolute()
-    planned = wanted.epochs
+    began_with = settings.get("epochs")  # where it was resumed
+    planned = began_with if isinstance(began_with, int) else wanted.epochs
 
     def told(what: str, done: int, total: int) -> None:
         nonlocal planned
