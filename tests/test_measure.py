@@ -10,8 +10,11 @@ from faster_coco_eval import COCO, COCOeval_faster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onchip.dataset.samples import Dataset
 from onchip.detections import Detections
+from onchip.errors import InputError
 from onchip.measure.accuracy import accuracy, match
+from onchip.measure.evaluate import check_classes
 from onchip.measure.parity import pair, parity
 
 
@@ -136,3 +139,13 @@ def test_map_of_a_real_model_equals_the_reference(data: Path) -> None:
     ours = accuracy(matches, 80, resamples=0)
     assert (ours.map50_95, ours.map50) == pytest.approx(reference(scenes, 80), abs=1e-4)
     assert ours.map50_95 > 0.25
+
+
+def test_classes_in_another_order_are_not_measured() -> None:
+    data = Dataset((), ("car", "person"))
+    check_classes(data, ("car", "person"))
+    check_classes(data, ("0", "1"))  # the model does not say what they are called
+    with pytest.raises(InputError, match="class 0 is car to the data set and person to the model"):
+        check_classes(data, ("person", "car"))
+    with pytest.raises(InputError, match="has 2 classes, but the model has 1"):
+        check_classes(data, ("car",))

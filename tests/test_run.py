@@ -494,3 +494,20 @@ def test_bad_input(arguments: list[str], said: str, cli: Cli) -> None:
     done = cli(*arguments, code=2)
     assert said in done.stderr
     assert not (cli.folder / "onchip.toml").exists()
+
+
+def test_a_build_that_cannot_be_proven_is_still_there(scenes: Path, cli: Cli) -> None:
+    notes = scenes / "scenes/data.yaml"
+    notes.write_text(
+        notes.read_text().replace("0: red car", "0: blue car").replace("1: blue car", "1: red car")
+    )
+    cli("init", "--model", "detector.onnx")
+    settle(scenes, images="12")
+    done = json.loads(cli("run", "--json", code=2).stdout)
+    (built,) = done["builds"]
+    assert (built["verdict"], done["state"]) == ("not proven", "not proven")
+    assert Path(built["artifact"]).is_file()
+    assert (
+        "class 0 is blue car to the data set and red car to the model" in built["error"]["message"]
+    )
+    assert "not proven: class 0" in Path(done["report"]).read_text()

@@ -66,7 +66,7 @@ def verify(
     gate = gate or Gate()
     head = artifact.manifest.head
     if labelled:
-        check_classes(data, head.classes)
+        check_classes(data, head.labels)
     with ExitStack() as opened:
         stages, verdicts = _stages(artifact, data.samples, opened)
         seen, examples = _look(stages, data.samples, head, labelled, progress)

@@ -31,9 +31,9 @@ def evaluate(
         progress: called with the number of images done.
 
     Raises:
-        InputError: the data set has another number of classes, or an image cannot be read.
+        InputError: the data set has other classes, or an image cannot be read.
     """
-    check_classes(data, program.head.classes)
+    check_classes(data, program.head.labels)
 
     def one(sample: Sample) -> Matches:
         image = read_image(sample.path)
@@ -47,12 +47,20 @@ def evaluate(
     return accuracy(matches, program.head.classes)
 
 
-def check_classes(data: Dataset, classes: int) -> None:
-    """Raise InputError unless the data set has as many classes as the model."""
-    if len(data.labels) != classes:
+def check_classes(data: Dataset, labels: Sequence[str]) -> None:
+    """Raise InputError unless the data set has as many classes as the model, in the same order."""
+    if len(data.labels) != len(labels):
         raise InputError(
-            f"the data set has {len(data.labels)} classes, but the model has {classes}",
+            f"the data set has {len(data.labels)} classes, but the model has {len(labels)}",
             "use the data.yaml that the model was trained with",
+        )
+    pairs = zip(data.labels, labels, strict=True)
+    wrong = next(((i, d, m) for i, (d, m) in enumerate(pairs) if d != m), None)
+    if wrong is not None and sorted(data.labels) == sorted(labels):
+        raise InputError(
+            f"class {wrong[0]} is {wrong[1]} to the data set and {wrong[2]} to the model",
+            "use the data.yaml that the model was trained with, or name the model's classes in "
+            "their order: --labels",
         )
 
 

@@ -22,13 +22,13 @@ from onchip.writing import write_whole
 
 def target(way: Way, chip: str, model: Path) -> Built:
     """Build for one chip and prove it; what fails there does not keep the others from it."""
-    path = way.place(f"{way.project.name}.{chip}.onchip")
+    path, artifact = way.place(f"{way.project.name}.{chip}.onchip"), None
     try:
         _build(way, chip, model, path)
         artifact = load(path)
         return Built(chip, path, artifact, _verify(way, chip, path, artifact))
     except OnchipError as error:
-        return Built(chip, path, error=error)
+        return Built(chip, path, artifact, error=error)
 
 
 def _build(way: Way, chip: str, model: Path, path: Path) -> None:

@@ -26,8 +26,10 @@ class Built:
     @property
     def verdict(self) -> str:
         """One word, or three."""
-        if self.proof is None or self.artifact is None:
+        if self.artifact is None:
             return "not built"
+        if self.proof is None:
+            return "not proven"
         if not self.proof.passed:
             return "failed"
         return "passed" if self.artifact.manifest.program_input is not None else "plan only"
@@ -47,7 +49,8 @@ class Outcome:
     def state(self) -> str:
         """The verdict over all targets."""
         found = [b.verdict for b in self.builds]
-        return next((v for v in ("failed", "not built", "plan only") if v in found), "passed")
+        worst = ("failed", "not built", "not proven", "plan only")
+        return next((v for v in worst if v in found), "passed")
 
     @property
     def exit_code(self) -> int:

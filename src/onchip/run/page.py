@@ -65,7 +65,7 @@ SUMMARY = (
 
 def _summary(built: Built) -> list[str]:
     if built.proof is None:
-        return [built.target, *[""] * (len(SUMMARY) - 2), f"not built: {built.error}"]
+        return [built.target, *[""] * (len(SUMMARY) - 2), f"{built.verdict}: {built.error}"]
     first, last = built.proof.rows[0], built.proof.rows[-1]
     before, after = (
         f"{100 * r.accuracy.map50_95:.1f}" if r.accuracy else "" for r in (first, last)
