@@ -35,6 +35,7 @@ from onchip.graph.run import Runner
 from onchip.graph.split import split_ends
 from onchip.measure.budget import Loss
 from onchip.measure.pixels import Guess, Photo, guess
+from onchip.progress import Progress, silent
 from onchip.quantize.budget import choose_within
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import observe
@@ -54,12 +55,6 @@ FEW_IMAGES = 16
 BUDGET_IMAGES = 96
 USUAL = 640  # pixels on a side
 LARGE = 2  # times the area of that
-
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True)

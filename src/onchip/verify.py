@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.artifact import Artifact
-from onchip.build import Progress, cut_model, quantized, silent
+from onchip.build import cut_model, quantized
 from onchip.dataset.samples import Dataset, Sample
 from onchip.detect.program import FOR_ACCURACY, Program, Run, Tensors
 from onchip.detections import Detections
@@ -24,6 +24,7 @@ from onchip.measure.diagnose import Evidence, diagnose
 from onchip.measure.evaluate import check_classes, each
 from onchip.measure.parity import Noise, Pairing, pair, parity
 from onchip.measure.proof import Example, Gate, Proof, Row
+from onchip.progress import Progress, silent
 from onchip.quantize.plan import QuantPlan
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets

@@ -11,13 +11,14 @@ from typing import Any, get_args
 import click
 
 from onchip.artifact import Artifact, check_writable, load, save
-from onchip.build import Options, Progress, build, compile_, foresee, left, optimize, parse
+from onchip.build import Options, build, compile_, foresee, left, optimize, parse
 from onchip.cli.options import as_json, command, names, size
 from onchip.cli.output import bars, print_json, print_text
 from onchip.dataset.samples import some
 from onchip.errors import InputError, ToolError
 from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
+from onchip.progress import Progress
 from onchip.report import data, text
 from onchip.spec import Color, Letterboxing
 from onchip.targets import target as targets

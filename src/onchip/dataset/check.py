@@ -15,10 +15,11 @@ from onchip.dataset.dispute import Sight, disputes
 from onchip.dataset.findings import Finding, Level
 from onchip.dataset.folders import UNREAD_SUFFIXES, walk
 from onchip.dataset.places import orphans, places
-from onchip.dataset.seen import Progress, Seen, look
+from onchip.dataset.seen import Seen, look
 from onchip.dataset.source import Source, open_source
 from onchip.detections import Floats
 from onchip.errors import InputError
+from onchip.progress import Progress, silent
 
 IMGSZ = 640
 
@@ -56,17 +57,13 @@ class Report:
         return tuple(f for f in self.findings if f.level == level)
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
 def check(
     path: Path,
     *,
     images: Path | None = None,
     imgsz: int = IMGSZ,
     sight: Sight | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = silent,
 ) -> Report:
     """Look through a data set.
 

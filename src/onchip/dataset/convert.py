@@ -10,9 +10,9 @@ from onchip.dataset.boxes import count
 from onchip.dataset.coco import Coco
 from onchip.dataset.facts import size_of
 from onchip.dataset.places import elsewhere_of
-from onchip.dataset.seen import Progress
 from onchip.dataset.source import Source, open_source
 from onchip.errors import InputError
+from onchip.progress import Progress, silent
 
 FORMATS = ("yolo", "coco")
 
@@ -38,7 +38,7 @@ def convert(
     *,
     images: Path | None = None,
     link: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Converted:
     """Write a data set in another format, in a new folder; photos are copied or linked as they are.
 

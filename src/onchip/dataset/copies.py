@@ -11,8 +11,9 @@ import numpy as np
 from onchip.dataset.boxes import count
 from onchip.dataset.findings import Finding
 from onchip.dataset.likeness import clusters, near_duplicates
-from onchip.dataset.seen import Progress, Seen
+from onchip.dataset.seen import Seen
 from onchip.dataset.source import Source
+from onchip.progress import Progress
 
 # Roboflow exports each photo in several versions, named after it and a number of their own.
 MADE_FROM = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{16,}$")

@@ -12,10 +12,10 @@ from onchip.dataset import yolo
 from onchip.dataset.coco import document
 from onchip.dataset.facts import size_of
 from onchip.dataset.places import elsewhere_of
-from onchip.dataset.seen import Progress
 from onchip.dataset.source import Source
 from onchip.dataset.split import Split
 from onchip.errors import InputError
+from onchip.progress import Progress
 from onchip.writing import write_whole
 
 NOTES, RECORD = "data.yaml", "split.json"

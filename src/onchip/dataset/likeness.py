@@ -7,7 +7,7 @@ correlation coefficient maximization", 2008) so that no part of it differs: a ca
 still sees the same street with another car on it, and that is another picture.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.dataset.facts import THUMB, Facts, each
+from onchip.progress import Progress
 from onchip.vision.preprocess import Image
 
 GRID = 16  # cells of a side
@@ -27,7 +28,6 @@ NEAREST = 4  # candidates that are laid over each picture
 BLOCK = 1024
 ROUNDS = 40
 
-Progress = Callable[[str, int, int], None]
 Grey = npt.NDArray[np.float32]
 
 

@@ -1,7 +1,7 @@
 """Every image of a data set, looked at once: its file, its boxes, and what is wrong with both."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,7 @@ from onchip.dataset.facts import Facts, each, facts
 from onchip.dataset.findings import Finding
 from onchip.dataset.source import Source
 from onchip.errors import InputError
-
-Progress = Callable[[str, int, int], None]
+from onchip.progress import Progress
 
 HUGE = 64_000_000  # pixels
 LEAST = 10  # pixels of a side that Ultralytics asks for

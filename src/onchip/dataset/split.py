@@ -19,8 +19,9 @@ import numpy as np
 from onchip.dataset.boxes import count
 from onchip.dataset.copies import MADE_FROM
 from onchip.dataset.likeness import clusters, near_duplicates, signature
-from onchip.dataset.seen import Progress, Seen
+from onchip.dataset.seen import Seen
 from onchip.errors import InputError
+from onchip.progress import Progress, silent
 
 BURST = 0.8  # how like one another neighbours of a burst are
 LARGEST = 0.1  # the most of all images that may stay together for being alike
@@ -55,7 +56,7 @@ def split(
     seed: int = 0,
     group_by: str = "",
     unlabelled: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Split:
     """Deal images, each once. The same images, labels and options give the same split anywhere.
 

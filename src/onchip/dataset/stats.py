@@ -9,10 +9,10 @@ import numpy as np
 
 from onchip.dataset.boxes import boxes
 from onchip.dataset.facts import each, size_of
-from onchip.dataset.seen import Progress
 from onchip.dataset.source import Source, open_source
 from onchip.detections import Floats
 from onchip.errors import InputError
+from onchip.progress import Progress, silent
 
 AREAS = (32.0**2, 96.0**2)  # pixels of the image, as COCO calls boxes small, medium and large
 COMMON = 8  # image sizes that are told
@@ -50,7 +50,7 @@ def stats(
     *,
     images: Path | None = None,
     imgsz: int = 640,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[Source, Mapping[str, Stats]]:
     """Return the numbers of each split of a data set.
 

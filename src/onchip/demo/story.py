@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from onchip.artifact import Artifact, save
-from onchip.build import Options, Progress, build, silent
+from onchip.build import Options, build
 from onchip.dataset import samples
 from onchip.demo.scenes import write
 from onchip.detect.save import save_image
 from onchip.graph.pixels import Pixels
 from onchip.graph.read import load
 from onchip.measure.proof import Example, Proof
+from onchip.progress import Progress, silent
 from onchip.report import html, text
 from onchip.report.document import write as write_page
 from onchip.verify import verify

@@ -14,10 +14,10 @@ from onchip.dataset.boxes import SMALL, TINY, called, count
 from onchip.dataset.check import Report
 from onchip.dataset.facts import small
 from onchip.dataset.findings import Finding, Kind, Mark, grouped, kinds
-from onchip.dataset.seen import Progress
 from onchip.dataset.source import Source
 from onchip.dataset.yolo import Label
 from onchip.errors import InputError
+from onchip.progress import Progress, silent
 from onchip.report.dataset import plain, verdict
 from onchip.report.document import document, table
 from onchip.vision.draw import color
@@ -102,7 +102,7 @@ class _Shelf:
         return given
 
 
-def page(found: Report, progress: Progress = lambda what, done, total: None) -> str:
+def page(found: Report, progress: Progress = silent) -> str:
     """Return the page. What cannot be read any more is said in its place."""
     groups = grouped(found.findings)
     shelf = _Shelf(found.source, OF_ALL, progress)

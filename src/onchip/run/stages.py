@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onchip.build import Progress
 from onchip.dataset import folders
 from onchip.errors import InputError
+from onchip.progress import Progress
 from onchip.report.document import write
 from onchip.run.builds import target
 from onchip.run.ledger import Ledger, Step

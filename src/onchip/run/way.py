@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onchip.build import Progress
 from onchip.dataset import yolo
 from onchip.dataset.folders import Folders
+from onchip.progress import Progress
 from onchip.run.ledger import Ledger, digest, digest_of
 from onchip.run.project import Project
 

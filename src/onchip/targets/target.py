@@ -19,6 +19,7 @@ from msgspec import Struct
 from onchip.artifact import Artifact
 from onchip.closing import Closing
 from onchip.errors import InputError, ToolError
+from onchip.progress import Progress, silent
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from onchip.quantize.plan import QuantPlan
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 # operations that only move values, so that what they read and give has one scale
 MOVES = frozenset(
     {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
@@ -54,7 +54,7 @@ class Task:
     input: InputSpec
     options: Struct = field(default_factory=NoOptions)
     photos: Photos = lambda spec, count: ()
-    progress: Progress = lambda what, done, total: None
+    progress: Progress = silent
     key: str = ""
     kept: Mapping[str, bytes] = field(default_factory=dict)
 

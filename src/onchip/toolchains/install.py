@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from platformdirs import user_data_path
 
 from onchip.errors import InputError, ToolError, UnsupportedError
+from onchip.progress import Progress, silent
 from onchip.toolchains import machine, pins
 from onchip.toolchains import wheel as user_wheel
 from onchip.toolchains.known import explain
@@ -33,7 +34,6 @@ from onchip.toolchains.wheel import Wheel
 STATE = "onchip.json"
 LOG = "install.log"
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 Tell = Callable[[str], None]  # is told what is no error, but worth knowing
 
 
@@ -185,7 +185,7 @@ def install(
     wheel: Path | None = None,
     wheels: Path | None = None,
     python: str = "",
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     tell: Tell = lambda text: None,
 ) -> Environment:
     """Build a tool's environment, or finish or mend the one that is there.
@@ -366,9 +366,7 @@ def _named(brought: Wheel | None) -> Iterator[str]:
         yield str(link)
 
 
-def remove(
-    name: str, version: str = "", progress: Progress = lambda what, done, total: None
-) -> list[Environment]:
+def remove(name: str, version: str = "", progress: Progress = silent) -> list[Environment]:
     """Remove a tool's environments, or one version's, and return what was removed.
 
     Raises:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -20,6 +19,7 @@ from weakref import WeakSet
 
 from onchip.closing import Closing
 from onchip.errors import ToolError
+from onchip.progress import Progress, silent
 from onchip.toolchains import install
 from onchip.toolchains.inside import wire
 from onchip.toolchains.install import Environment
@@ -31,8 +31,6 @@ MOST_PRINTED = 1 << 30  # bytes on the disk, after which it counts as hung
 MOST_LINE = 500  # characters of an error
 GRACE = 5.0  # seconds for a worker without a pipe to end by itself
 POLL = 0.2  # seconds between looks at a silent worker
-
-Progress = Callable[[str, int, int], None]
 
 
 _running: "WeakSet[Worker]" = WeakSet()
@@ -125,7 +123,7 @@ class Worker(Closing):
         verb: str,
         *,
         limit: float = LONG,
-        progress: Progress = lambda what, done, total: None,
+        progress: Progress = silent,
         **options: Any,
     ) -> Any:
         """Run one verb and return its result.

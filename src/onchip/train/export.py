@@ -20,6 +20,7 @@ from onchip.graph import read
 from onchip.graph.pixels import ULTRALYTICS
 from onchip.graph.read import OPSET
 from onchip.graph.run import Runner
+from onchip.progress import Progress, silent
 from onchip.spec import HeadSpec, InputSpec
 from onchip.toolchains.worker import Worker
 from onchip.train import checkpoint, likeness, process
@@ -37,7 +38,6 @@ LIMITS = Limits()
 KEPT = {"author", "version", "license", "docs", "stride", "task", "head", "batch", "imgsz", "names"}
 KEPT |= {"channels", "end2end", "args"}
 
-Progress = Callable[[str, int, int], None]
 Look = Callable[[npt.NDArray[np.float32]], Detections]
 
 
@@ -122,7 +122,7 @@ def export(
     wanted: Export,
     data: Dataset | None = None,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Exported:
     """Export a checkpoint and prove the result.
 

@@ -19,6 +19,7 @@ import onchip
 from onchip.dataset import folders, samples, yolo
 from onchip.dataset.samples import Dataset, Sample
 from onchip.errors import InputError, ToolError, UnsupportedError
+from onchip.progress import Progress, silent
 from onchip.toolchains.worker import Worker
 from onchip.train import checkpoint, process
 from onchip.train.checkpoint import Checkpoint
@@ -43,8 +44,6 @@ DECIDED = {  # settings of Ultralytics that have an option here, or that onchip 
     *("resume", "task", "mode", "exist_ok", "save", "save_dir", "cfg", "pretrained", "verbose"),
     *("distill_model", "source", "split", "quantize", "augmentations"),
 }
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Training:
 def fit(
     wanted: Training,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     each: Callable[[Epoch, int], None] = lambda epoch, planned: None,
 ) -> Trained:
     """Train a detector.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onchip.progress import Progress
 from onchip.train.standin import prepare
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 PAUSE = 0.2  # seconds between two words on the batches
 METRICS = {
     "precision": "metrics/precision(B)",
