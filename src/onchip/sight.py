@@ -1,17 +1,16 @@
 """Open whatever can see: a built artifact, or an ONNX model as it is."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onchip.artifact import Artifact, load
-from onchip.build import cut_model, parse
 from onchip.closing import Closing
 from onchip.detect.detector import Detector
 from onchip.detect.program import Limits, Program
 from onchip.detections import Detections
 from onchip.errors import InputError
-from onchip.graph.run import Runner
 from onchip.vision.preprocess import Image
 
 
@@ -24,6 +23,7 @@ class Sight(Closing):
     program: Program
     limits: Limits
     parallel: bool  # whether several threads may look at once
+    depth: int  # how many of them keep the chip busy
     held: Closing
 
     def __call__(self, image: Image) -> Detections:
@@ -51,24 +51,39 @@ def open_sight(
         UnsupportedError: it is no detector that onchip knows.
     """
     limits = limits or Limits()
-    if path.suffix.lower() == ".onchip":
-        artifact = load(path)
-        if "program" in artifact.payloads:
-            return _built(path, artifact, limits, threads)
-    elif path.suffix.lower() == ".onnx":
-        artifact = parse(path, "cpu", photos)
-    else:
+    if path.suffix.lower() == ".onnx":
+        return _whole(path, photos, limits, threads)
+    if path.suffix.lower() != ".onchip":
         raise InputError(
             f"{path} is no model that onchip can look through", "allowed: .onchip, .onnx"
         )
-    manifest = artifact.manifest
-    program = Program(Runner(cut_model(artifact).bytes, threads), manifest.input, manifest.head)
-    return Sight(path.name, manifest.head.labels, program, limits, True, Closing())
+    artifact = load(path)
+    if "program" in artifact.payloads:
+        return _built(path, artifact, limits, threads)
+    return _float(path, artifact, limits, threads)
 
 
 def _built(path: Path, artifact: Artifact, limits: Limits, threads: int) -> Sight:
     detector = Detector(
         artifact, confidence=limits.confidence, overlap=limits.overlap, threads=threads
     )
-    parallel = detector.session.parallel
-    return Sight(path.name, detector.labels, detector.program, limits, parallel, detector)
+    session = detector.session
+    known = (session.parallel, session.depth)
+    return Sight(path.name, detector.labels, detector.program, limits, *known, detector)
+
+
+def _whole(path: Path, photos: Sequence[Path], limits: Limits, threads: int) -> Sight:
+    from onchip.build import parse  # only here: a board that runs artifacts needs no compiler
+
+    return _float(path, parse(path, "cpu", photos), limits, threads)
+
+
+def _float(path: Path, artifact: Artifact, limits: Limits, threads: int) -> Sight:
+    """See with the float network of an artifact that is not compiled."""
+    from onchip.build import cut_model
+    from onchip.graph.run import Runner
+
+    manifest = artifact.manifest
+    program = Program(Runner(cut_model(artifact).bytes, threads), manifest.input, manifest.head)
+    depth = (os.cpu_count() or 1) if threads == 1 else 2
+    return Sight(path.name, manifest.head.labels, program, limits, True, depth, Closing())

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from threading import Lock
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from onchip.artifact import Artifact
 from onchip.build import cut_model, quantized
 from onchip.dataset.samples import Dataset, Sample
-from onchip.detect.program import FOR_ACCURACY, Program, Run, Tensors
+from onchip.detect.program import FOR_ACCURACY, Program, Run
 from onchip.detections import Detections
 from onchip.errors import OnchipError
 from onchip.graph import read
@@ -28,12 +26,12 @@ from onchip.progress import Progress, silent
 from onchip.quantize.plan import QuantPlan
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
-from onchip.targets.target import Session
+from onchip.vision.codes import FloatTensors
 from onchip.vision.nms import nms
 from onchip.vision.preprocess import Image, prepare, read_image
 
 CLEAR = 0.25  # the score from which a detection counts for matching
-See = Callable[[Image], tuple[Detections, "Tensors | None"]]
+See = Callable[[Image], tuple[Detections, FloatTensors | None]]
 
 
 @dataclass(frozen=True)
@@ -117,21 +115,8 @@ def _stages(
     for name, step in targets.get(manifest.target).steps(artifact).items():
         session = opened.enter_context(step.open())
         session.limit(FOR_ACCURACY.confidence, FOR_ACCURACY.overlap)
-        stages[name] = _program(_in_turn(session), step.input, step.head)
+        stages[name] = _program(targets.in_turn(session), step.input, step.head)
     return stages, verdicts
-
-
-def _in_turn(session: Session) -> Run:
-    """Return the session itself, or one caller at a time where it allows no more."""
-    if session.parallel:
-        return session
-    lock = Lock()
-
-    def run(tensor: npt.NDArray[np.generic]) -> Tensors:
-        with lock:
-            return session(tensor)
-
-    return run
 
 
 def _program(run: Run, spec: InputSpec, head: HeadSpec) -> Stage:
@@ -170,7 +155,7 @@ def _look(
     labelled: bool,
     progress: Progress,
 ) -> tuple[dict[str, _Seen], list[Example]]:
-    def one(sample: Sample) -> tuple[Sample, Image, list[tuple[Detections, Tensors | None]]]:
+    def one(sample: Sample) -> tuple[Sample, Image, list[tuple[Detections, FloatTensors | None]]]:
         image = read_image(sample.path)
         return sample, image, [stage.see(image) for stage in stages.values()]
 

@@ -22,7 +22,10 @@ class Detector(Closing):
         artifact: an opened artifact, or the path of one.
         confidence: the least score that counts, 0 to 1.
         overlap: boxes of one class that overlap more than this are one.
-        threads: for a CPU, how many threads to use; 0 is one per core.
+        threads: for a CPU, how many threads each image gets: 0 is one per core, so that one is
+            soon done, and 1 that several images share the cores, so that many are.
+
+    It may be called from several threads; `session.depth` of them keep the chip busy.
 
     Raises:
         InputError: the file is not a whole artifact, or is not compiled yet.
@@ -46,7 +49,7 @@ class Detector(Closing):
         self.session = targets.get(manifest.target).open(self.artifact, threads)
         self.session.limit(confidence, overlap)
         head = manifest.program_head or manifest.head
-        self.program = Program(self.session, manifest.program_input, head)
+        self.program = Program(targets.in_turn(self.session), manifest.program_input, head)
 
     def __call__(self, image: Image | Path | str) -> Detections:
         """Return what is seen in an image file or a BGR array `(H, W, 3)`, best first."""

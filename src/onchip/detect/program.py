@@ -1,6 +1,6 @@
 """A program that sees: something that runs tensors, what it expects, and how to read its end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from onchip.detections import Detections
 from onchip.spec import HeadSpec, InputSpec
+from onchip.vision.codes import FloatTensors, Tensors, all_real
 from onchip.vision.decode import decode
 from onchip.vision.preprocess import Image, Letterbox, prepare
 
-Tensors = Mapping[str, npt.NDArray[np.float32]]
 Run = Callable[[npt.NDArray[np.generic]], Tensors]
 
 
@@ -38,13 +38,14 @@ class Program:
 
     def __call__(self, image: Image, limits: Limits | None = None) -> Detections:
         """Return what is seen in a BGR image, in its own pixels, best first."""
-        return self.see(image, limits)[0]
+        tensor, box = prepare(image, self.input)
+        return self.read(self.run(tensor), box, limits)
 
-    def see(self, image: Image, limits: Limits | None = None) -> tuple[Detections, Tensors]:
-        """Return what is seen, and the head tensors from which it was read."""
+    def see(self, image: Image, limits: Limits | None = None) -> tuple[Detections, FloatTensors]:
+        """Return what is seen, and the head tensors from which it was read, as floats."""
         tensor, box = prepare(image, self.input)
         tensors = self.run(tensor)
-        return self.read(tensors, box, limits), tensors
+        return self.read(tensors, box, limits), all_real(tensors)
 
     def read(self, tensors: Tensors, box: Letterbox, limits: Limits | None = None) -> Detections:
         """Turn head tensors into detections in pixels of the original image."""

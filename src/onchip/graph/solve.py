@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from onchip.graph.readings import Reading, Values
 from onchip.spec import HeadSpec
 from onchip.vision import decode
+from onchip.vision.codes import real
 
 COCO_ANCHORS = (  # width and height in pixels per level, from YOLOv5's published models
     ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
@@ -52,7 +53,7 @@ def _solve_anchors(
         cells = part.box.shape[1]
         boxes = own[0][start : start + cells]
         wh = (boxes[:, 2:] - boxes[:, :2]).T
-        ratio = wh / (2 * decode.sigmoid(part.box[2:])) ** 2
+        ratio = wh / (2 * decode.sigmoid(real(part.box[2:]))) ** 2
         anchors.append(tuple(float(v) for v in _tidy(np.median(ratio, axis=1))))
         start += cells
     count = len(head.anchors[0])

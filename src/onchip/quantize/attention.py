@@ -9,14 +9,15 @@ import numpy.typing as npt
 
 from onchip.graph.run import Array
 from onchip.spec import HeadSpec
-from onchip.vision.decode import Level, Tensors, levels, scores, sigmoid
+from onchip.vision.codes import FloatTensors, real
+from onchip.vision.decode import Level, levels, scores, sigmoid
 
 BACKGROUND = 0.01  # what a place counts where nothing is seen
 
 Map = npt.NDArray[np.float64]
 
 
-def attention(head: HeadSpec, tensors: Tensors, size: tuple[int, int]) -> Map:
+def attention(head: HeadSpec, tensors: FloatTensors, size: tuple[int, int]) -> Map:
     """Return the best score per cell of the finest grid, `(rows, columns)`.
 
     Heads without a grid (queries, decoded boxes) look everywhere alike: `(1, 1)`.
@@ -34,8 +35,8 @@ def best_scores(level: Level) -> Array:
     """Return the score of the best class of each cell, `(n,)`."""
     if level.head.scoring == "softmax" or level.head.background >= 0 or level.activated:
         return np.asarray(scores(level).max(axis=0))
-    best = sigmoid(level.classes.max(axis=0))
-    return best if level.object is None else best * sigmoid(level.object[0])
+    best = sigmoid(real(level.classes).max(axis=0))
+    return best if level.object is None else best * sigmoid(real(level.object)[0])
 
 
 def weights(looks: Map, rows: int, columns: int) -> Map:

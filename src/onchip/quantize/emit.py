@@ -4,6 +4,7 @@ Producers are renamed, so that each tensor's own name is its value after roundin
 `conv -> T/float -> QuantizeLinear -> T/codes -> DequantizeLinear -> T`.
 """
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -13,6 +14,7 @@ from onchip.graph.read import Model
 from onchip.quantize import weights as rounding
 from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
 from onchip.quantize.regions import CLAMPS, Regions
+from onchip.vision.codes import CODES, Scale
 
 SIXTEEN = "com.microsoft"  # the standard's own QuantizeLinear has 16 bits only from opset 21 on
 
@@ -65,6 +67,30 @@ def emit(
     _drop_unused(graph)
     del graph.value_info[:]
     return proto
+
+
+def end_in_codes(qdq: bytes) -> bytes:
+    """Return a QDQ graph whose outputs are integers wherever the plan rounds them.
+
+    Each keeps its name; what its codes stand for is told in the file's metadata (`codes_of`).
+    """
+    proto = onnx.ModelProto.FromString(qdq)
+    graph = proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    used = {name for node in graph.node for name in node.input}
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    codes: dict[str, Scale] = {}
+    for output in graph.output:
+        last = makers[output.name]
+        if last.op_type != "DequantizeLinear" or output.name in used:
+            continue
+        scale, zero = (constants[name] for name in last.input[1:])
+        graph.node.remove(last)
+        _rename(makers[last.input[0]].output, {last.input[0]: output.name})
+        output.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(zero.dtype)
+        codes[output.name] = (float(scale), float(zero))
+    helper.set_model_props(proto, {CODES: msgspec.json.encode(codes).decode()})
+    return proto.SerializeToString()
 
 
 def _rename(names: "list[str]", new: dict[str, str]) -> None:

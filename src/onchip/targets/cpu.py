@@ -1,5 +1,6 @@
 """This machine's processor through ONNX Runtime: the reference target, with real INT8 kernels."""
 
+import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import numpy.typing as npt
 from onchip.artifact import Artifact
 from onchip.errors import ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target, Tensors
+from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target
+from onchip.vision.codes import Codes, Tensors, codes_of
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,10 +38,12 @@ class Cpu(Target):
         return version("onnxruntime")
 
     def compile(self, job: Job) -> Compiled:
-        """Take the QDQ graph as it is: ONNX Runtime fuses it into integer kernels when it loads."""
+        """Take the QDQ graph, which ONNX Runtime fuses into integer kernels when it loads."""
+        from onchip.quantize.emit import end_in_codes
+
         dtype = "uint8" if job.input.uniform else "float32"
         spec = msgspec.structs.replace(job.input, dtype=dtype)
-        return Compiled(job.qdq, "onnx", spec, {"onnxruntime": self.version()})
+        return Compiled(end_in_codes(job.qdq), "onnx", spec, {"onnxruntime": self.version()})
 
     def open(self, artifact: Artifact, threads: int = 0) -> "CpuSession":
         """Load the graph into ONNX Runtime."""
@@ -51,7 +55,7 @@ class Cpu(Target):
 
 
 class CpuSession(Session):
-    """One graph in ONNX Runtime. `threads` 0 means one per core."""
+    """One graph in ONNX Runtime. `threads` 0 is one per core; with 1 several calls share them."""
 
     parallel = True
 
@@ -69,8 +73,10 @@ class CpuSession(Session):
             )
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the compiled file: {error}") from error
+        self.depth = (os.cpu_count() or 1) if threads == 1 else 2  # what prepares shares the cores
         self._input = self._session.get_inputs()[0].name
         self._outputs = [o.name for o in self._session.get_outputs()]
+        self._codes = codes_of(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input."""
@@ -78,4 +84,7 @@ class CpuSession(Session):
             found = self._session.run(None, {self._input: tensor})
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot run the compiled file: {error}") from error
-        return dict(zip(self._outputs, found, strict=True))
+        return {
+            name: Codes(values, *self._codes[name]) if name in self._codes else values
+            for name, values in zip(self._outputs, found, strict=True)
+        }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -21,12 +22,12 @@ from onchip.closing import Closing
 from onchip.errors import InputError, ToolError
 from onchip.progress import Progress, silent
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
+from onchip.vision.codes import Tensors
 
 if TYPE_CHECKING:
     from onchip.graph.read import Model
     from onchip.quantize.plan import QuantPlan
 
-Tensors = Mapping[str, npt.NDArray[np.float32]]
 # operations that only move values, so that what they read and give has one scale
 MOVES = frozenset(
     {"MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose"}
@@ -147,12 +148,15 @@ class Part:
 
 
 class Session(Closing, ABC):
-    """A program on a chip: tensor in, head tensors out (float, by name). Close it when done.
+    """A program on a chip: tensor in, head tensors out by name. Close it when done.
 
-    `parallel` says that it may be called from several threads at once.
+    The tensors are floats, or the chip's own codes, which spares turning all of them into floats.
+    `parallel` says that it may be called from several threads at once. `depth` is how many callers
+    keep it busy, with those that prepare an image while others are on the chip.
     """
 
     parallel: ClassVar[bool] = False
+    depth: int = 2
 
     @abstractmethod
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
@@ -166,6 +170,19 @@ class Session(Closing, ABC):
 
     def close(self) -> None:
         """Give the chip back."""
+
+
+def in_turn(session: Session) -> "Callable[[npt.NDArray[np.generic]], Tensors]":
+    """Return the session itself, or one caller at a time where it allows no more."""
+    if session.parallel:
+        return session
+    turn = Lock()
+
+    def run(tensor: npt.NDArray[np.generic]) -> Tensors:
+        with turn:
+            return session(tensor)
+
+    return run
 
 
 class Target(ABC):

@@ -1,10 +1,11 @@
 """Head tensors to boxes: one function per way of coding a box.
 
 A head is a list of levels; on a level every cell (and every anchor, where there are several) makes
-one prediction. Scores come first; only the cells that pass are decoded, all levels at once.
+one prediction. Scores come first, as the chip's own integers where it gives them; only the cells
+that pass become real numbers and are decoded, all levels at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy.typing as npt
 
 from onchip.detections import Detections, Floats
 from onchip.spec import Coding, HeadSpec, HeadTensor
+from onchip.vision.codes import Tensors, Values, at_least, real
 from onchip.vision.nms import nms
 
-Tensors = Mapping[str, npt.NDArray[np.float32]]
 Indices = npt.NDArray[np.int64]
 MAX_CANDIDATES = 3000  # before NMS; COCO counts 100 boxes per image, NMS keeps 300
 
@@ -28,9 +29,9 @@ class Level:
     stride: float  # pixels per cell
     columns: int
     anchor: tuple[float, float]
-    box: Floats
-    classes: Floats
-    object: Floats | None
+    box: Values
+    classes: Values
+    object: Values | None
     activated: bool
 
 
@@ -57,7 +58,9 @@ def gather(levels: Sequence[Level], chosen: Sequence[Indices]) -> Cells:
     anchors = np.asarray([level.anchor for level in levels], np.float32)
     strides = np.asarray([level.stride for level in levels], np.float32)
     return Cells(
-        raw=np.concatenate([v.box[:, c] for v, c in zip(levels, chosen, strict=True)], axis=1),
+        raw=np.concatenate(
+            [real(level.box[:, cells]) for level, cells in zip(levels, chosen, strict=True)], axis=1
+        ),
         points=np.concatenate(places, axis=1).astype(np.float32)
         + np.float32(levels[0].head.offset),
         stride=np.repeat(strides, counts),
@@ -196,21 +199,21 @@ def _level(
         )
 
 
-def _flat(tensor: npt.NDArray[np.float32], head: HeadSpec) -> Floats:
+def _flat(tensor: Values, head: HeadSpec) -> Values:
     """Return `(C, n)` for `(1, C, H, W)`, and for `(1, Q, C)` of query heads."""
     if head.coding == "query":
         return tensor[0].T
     return tensor.reshape(tensor.shape[1], -1)
 
 
-def _share(values: Floats, number: int, of: int) -> Floats:
+def _share(values: Values, number: int, of: int) -> Values:
     size = len(values) // of
     return values[number * size : (number + 1) * size]
 
 
 def scores(level: Level, cells: Indices | slice = slice(None)) -> Floats:
     """Return the class scores `(nc, n)` of `cells`, between 0 and 1."""
-    raw = level.classes[:, cells]
+    raw = real(level.classes[:, cells])
     if level.head.scoring == "softmax":
         weights = np.exp(raw - raw.max(axis=0))
         return np.delete(weights / weights.sum(0), level.head.background, axis=0)
@@ -218,7 +221,7 @@ def scores(level: Level, cells: Indices | slice = slice(None)) -> Floats:
         raw = np.delete(raw, level.head.background, axis=0)
     unit = raw if level.activated else sigmoid(raw)
     if level.object is not None:
-        objectness = level.object[:, cells]
+        objectness = real(level.object[:, cells])
         unit = unit * (objectness if level.activated else sigmoid(objectness))
     return unit
 
@@ -239,9 +242,9 @@ def candidates(level: Level, confidence: float) -> tuple[Indices, Indices, Float
     if level.object is not None or level.head.scoring != "class" or level.head.background >= 0:
         return _products(level, confidence)
     least = confidence if level.activated else _logit(confidence)
-    hits = _where(level.classes.ravel() >= least)
+    hits = _where(at_least(level.classes, least).ravel())
     classes, cells = np.divmod(hits, level.classes.shape[1])
-    raw = level.classes[classes, cells]
+    raw = real(level.classes[classes, cells])
     return cells, classes, raw if level.activated else sigmoid(raw)
 
 
@@ -259,7 +262,7 @@ def _products(level: Level, confidence: float) -> tuple[Indices, Indices, Floats
     chosen = np.arange(level.classes.shape[1])
     if level.object is not None:
         least = confidence if level.activated else _logit(confidence)
-        chosen = np.flatnonzero(level.object[0] >= least)
+        chosen = np.flatnonzero(at_least(level.object[0], least))
     values = scores(level, chosen)
     classes, positions = np.nonzero(values >= confidence)
     return chosen[positions], classes, values[classes, positions]
@@ -282,7 +285,7 @@ def decode(
 
     Args:
         head: how to read the tensors.
-        tensors: by name, as the runtime gave them (float, batch 1).
+        tensors: by name, as the runtime gave them (batch 1).
         size: width and height of the input in pixels.
         confidence: the least score that counts.
         overlap: boxes of one class that overlap more than this are one.
@@ -311,7 +314,7 @@ def _found(
     head: HeadSpec, tensors: Tensors, size: tuple[int, int], confidence: float
 ) -> Detections:
     """What a program found by itself, in input pixels."""
-    whole = tensors[head.tensors[0].name][0]
+    whole = real(tensors[head.tensors[0].name])[0]
     classes, places = np.nonzero(whole[:, 4] >= max(confidence, np.finfo(np.float32).tiny))
     top, left, bottom, right, score = whole[classes, :, places].T
     width, height = size

@@ -5,7 +5,6 @@ This is the only letterbox: calibration, evaluation and every runtime use it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -113,19 +112,31 @@ def _resize(image: Image, size: tuple[int, int]) -> Image:
 def prepare(image: Image, spec: InputSpec) -> tuple[Tensor, Letterbox]:
     """Turn a BGR image `(H, W, 3)` into the input tensor of `spec`, shape `spec.shape`."""
     canvas, box = letterbox(image, spec)
-    if spec.color == "rgb":
-        canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB), np.uint8)
-    tensor: Any = canvas if spec.dtype == "uint8" else _normalize(canvas, spec)
-    if spec.layout == "nchw":
-        tensor = np.stack(cv2.split(tensor))
-    return tensor[None], box
+    pixels = _planes(canvas, spec) if spec.layout == "nchw" else _rows(canvas, spec)
+    return (pixels if spec.dtype == "uint8" else _normalize(pixels, spec))[None], box
 
 
-def _normalize(canvas: Image, spec: InputSpec) -> npt.NDArray[np.float32]:
+def _rows(canvas: Image, spec: InputSpec) -> Image:
+    """Return `(H, W, 3)` in the input's colour order."""
+    if spec.color == "bgr":
+        return canvas
+    return np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _planes(canvas: Image, spec: InputSpec) -> Image:
+    """Return `(3, H, W)` in the input's colour order, in one pass."""
+    planes = np.empty((3, *canvas.shape[:2]), np.uint8)
+    order = planes if spec.color == "bgr" else planes[::-1]
+    cv2.split(canvas, list(order))
+    return planes
+
+
+def _normalize(pixels: Image, spec: InputSpec) -> npt.NDArray[np.float32]:
     if spec.uniform:
-        return np.multiply(canvas, 1 / spec.std[0], dtype=np.float32)
-    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-    return (canvas.astype(np.float32) - mean) / std
+        return np.multiply(pixels, 1 / spec.std[0], dtype=np.float32)
+    shape = (3, 1, 1) if spec.layout == "nchw" else (3,)
+    mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (spec.mean, spec.std))
+    return (pixels.astype(np.float32) - mean) / std
 
 
 def find_images(source: str | Path) -> list[Path]:

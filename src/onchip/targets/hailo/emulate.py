@@ -13,8 +13,9 @@ from onchip.formats import har as har_file
 from onchip.spec import HeadSpec
 from onchip.targets.hailo.names import derived, ends
 from onchip.targets.hailo.script import NMS_FILE
-from onchip.targets.target import Session, Tensors
+from onchip.targets.target import Session
 from onchip.toolchains.worker import Worker
+from onchip.vision.codes import FloatTensors
 
 NATIVE = "SDK_NATIVE"
 FLOAT = "SDK_FP_OPTIMIZED"
@@ -43,7 +44,7 @@ class Loaded:
         tensor: npt.NDArray[np.generic],
         head: HeadSpec,
         least: float = LEAST_SCORE,
-    ) -> Tensors:
+    ) -> FloatTensors:
         """Run one input `(1, H, W, 3)`, and name what comes out as `head` does.
 
         `least` is the least score of boxes that the network suppresses by itself.
@@ -60,7 +61,7 @@ class Loaded:
             return {head.tensors[0].name: _checked(found, head)}
         return self._by_name(found, head)
 
-    def _by_name(self, found: Sequence[npt.NDArray[np.generic]], head: HeadSpec) -> Tensors:
+    def _by_name(self, found: Sequence[npt.NDArray[np.generic]], head: HeadSpec) -> FloatTensors:
         if len(found) != len(self.ends):
             raise ToolError(
                 f"the emulator gives {len(found)} outputs, the network has {len(self.ends)}"
@@ -139,7 +140,7 @@ class Emulator(Session):
         self._least = LEAST_SCORE
         self._loaded: Loaded | None = shared.take()
 
-    def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
+    def __call__(self, tensor: npt.NDArray[np.generic]) -> FloatTensors:
         """Run one input of the step's `InputSpec`."""
         if self._loaded is None:
             raise ToolError("the emulator was closed")

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.errors import DeviceError, OnchipError, ToolError
-from onchip.targets.target import Session, Tensors
+from onchip.targets.target import Session
 from onchip.toolchains.known import explain
+from onchip.vision.codes import Codes, Tensors
 
 PATIENCE_MS = 10_000  # for one frame
 RETURN = 15.0  # seconds that a lost chip is waited for
@@ -25,6 +26,9 @@ GROUP = "SHARED"  # several networks of one process share the chip under one nam
 IN_USE = ("HAILO_DEVICE_IN_USE", "HAILO_OUT_OF_PHYSICAL_DEVICES")
 VALUES = 5  # of a box: top, left, bottom, right, score
 
+# HailoRT's names of formats that are codes
+_WHOLE: Mapping[str, type[np.generic]] = {"UINT8": np.uint8, "UINT16": np.uint16}
+
 T = TypeVar("T")
 
 
@@ -32,7 +36,10 @@ class Loaded(Protocol):
     """A network on the chip, by either interface."""
 
     def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
-        """Run one input `(1, H, W, 3)`, and return HailoRT's outputs by its own names."""
+        """Run one input `(1, H, W, 3)`, and return HailoRT's outputs by its own names.
+
+        Raw ones are `(1, C, H, W)`, boxes a list for each class.
+        """
 
     def close(self) -> None:
         """Give the chip back."""
@@ -51,6 +58,7 @@ class HailoChip(Session):
     """
 
     parallel = True
+    depth = 3  # one on the chip, one on its way there, one prepared
 
     def __init__(self, program: bytes, outputs: Mapping[str, tuple[str, int]]) -> None:
         self._program, self._outputs = program, dict(outputs)
@@ -86,7 +94,7 @@ class HailoChip(Session):
         except DeviceError as error:
             found = self._found_again(loaded, error).run(tensor)
         return {
-            name: _boxes(found[own], classes) if classes else _tensor(found[own])
+            name: _boxes(found[own], classes) if classes else found[own]
             for own, (name, classes) in self._outputs.items()
         }
 
@@ -157,6 +165,7 @@ class Model:
         limits: tuple[float, float] | None,
     ) -> None:
         self._outputs = outputs
+        self._codes: dict[str, tuple[type[np.generic], float, float]] = {}
         self._lock = Lock()
         with ExitStack() as opened:
             device = opened.enter_context(_device(platform))
@@ -171,6 +180,11 @@ class Model:
         self._model.input().set_format_type(platform.FormatType.UINT8)
         for name, (_, classes) in self._outputs.items():
             output = self._model.output(name)
+            own = _WHOLE.get(output.format.type.name) if not classes else None
+            quants: Sequence[Any] = output.quant_infos if own else ()
+            if own and len(quants) == 1 and quants[0].qp_scale > 0:
+                self._codes[name] = (own, float(quants[0].qp_scale), float(quants[0].qp_zp))
+                continue  # the chip's own integers: only the few that pass become numbers
             output.set_format_type(platform.FormatType.FLOAT32)
             if classes and limits is not None:
                 output.set_nms_score_threshold(limits[0])
@@ -178,7 +192,7 @@ class Model:
 
     def run(self, tensor: npt.NDArray[np.generic]) -> Mapping[str, Any]:
         """Run one input."""
-        buffers = {n: np.empty(self._model.output(n).shape, np.float32) for n in self._outputs}
+        buffers = {n: self._buffer(n) for n in self._outputs}
         frame = np.require(tensor[0], requirements=("C", "W"))  # HailoRT takes no read-only array
         failed: list[Exception] = []
 
@@ -201,7 +215,19 @@ class Model:
 
         bindings, job = _asked("run", begin)
         _asked("run", finish)
-        return {n: bindings.output(n).get_buffer() for n in self._outputs}
+        return {n: self._values(n, bindings.output(n).get_buffer()) for n in self._outputs}
+
+    def _buffer(self, name: str) -> npt.NDArray[np.generic]:
+        kind = self._codes[name][0] if name in self._codes else np.float32
+        return np.empty(self._model.output(name).shape, kind)
+
+    def _values(self, name: str, found: Any) -> Any:
+        if self._outputs[name][1]:
+            return found
+        if name not in self._codes:
+            return _tensor(found)
+        _, scale, zero = self._codes[name]
+        return Codes(_tensor(found), scale, zero)
 
     def close(self) -> None:
         """Give the chip back; a model that lives keeps it."""
@@ -219,6 +245,7 @@ class Streams:
         outputs: Mapping[str, tuple[str, int]],
         limits: tuple[float, float] | None,
     ) -> None:
+        self._boxes = {name: bool(classes) for name, (_, classes) in outputs.items()}
         self._lock = Lock()
         with ExitStack() as opened:
             device = opened.enter_context(_device(platform))
@@ -250,7 +277,9 @@ class Streams:
             found = _asked(
                 "run", lambda: self._pipeline.infer({self._input: np.ascontiguousarray(tensor)})
             )
-        return {n: v[0] for n, v in found.items()}
+        return {
+            n: found[n][0] if boxes else _tensor(found[n][0]) for n, boxes in self._boxes.items()
+        }
 
     def close(self) -> None:
         """Give the chip back."""
@@ -288,9 +317,9 @@ def _device(platform: Any) -> Any:
         ) from error
 
 
-def _tensor(found: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _tensor(found: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`(1, C, H, W)` of HailoRT's `(H, W, C)`."""
-    return np.ascontiguousarray(np.moveaxis(found, -1, 0)[None], np.float32)
+    return np.ascontiguousarray(np.moveaxis(found, -1, 0)[None])
 
 
 def _boxes(found: Sequence[npt.NDArray[np.floating]], classes: int) -> npt.NDArray[np.float32]:

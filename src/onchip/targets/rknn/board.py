@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.errors import DeviceError, ToolError
-from onchip.targets.target import Session, Tensors
+from onchip.targets.target import Session
+from onchip.vision.codes import Tensors
 
 PATIENCE = 5.0  # seconds that closing waits for a call that is still running
 
@@ -72,6 +73,7 @@ class Board(Session):
             except BaseException:
                 self.close()
                 raise
+        self.depth = self._started + 1
 
     def _start(self, kind: Any, path: Path, mask: str, *, single: bool) -> None:
         made = _asked("start", kind)
