@@ -90,6 +90,14 @@ class Cli:
         return done
 
 
+@pytest.fixture(scope="session")
+def built(tiny: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The little detector built for the CPU."""
+    folder = tmp_path_factory.mktemp("built")
+    Cli(folder)("build", tiny, "-c", photos, "-o", folder / "tiny.onchip")
+    return folder / "tiny.onchip"
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """The command line, in an empty folder."""

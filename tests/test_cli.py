@@ -19,13 +19,6 @@ import graphs
 from conftest import Cli
 
 
-@pytest.fixture(scope="module")
-def built(tiny: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("built")
-    Cli(folder)("build", tiny, "-c", photos, "-o", folder / "tiny.onchip")
-    return folder / "tiny.onchip"
-
-
 def test_help_lists_every_verb(cli: Cli) -> None:
     text = cli("--help").stdout
     assert all(f"\n  {verb} " in text for verb in VERBS)
@@ -166,7 +159,8 @@ BAD = {
         "is not an .onchip file",
     ),
     "no verb": (["fly"], 2, "no verb called 'fly'"),
-    "not an artifact": (["detect", "{text}", "{photos}"], 2, "not a whole .onchip file"),
+    "not an artifact": (["detect", "{text}", "{photos}"], 2, "no model that onchip can look"),
+    "half an artifact": (["detect", "{half}", "{photos}"], 2, "not a whole .onchip file"),
     "no source": (["detect", "{built}", "none.jpg"], 2, "does not exist"),
     "no image": (["detect", "{built}", "{text}"], 2, "neither an image nor a video"),
     "no data": (["eval", "{built}"], 2, "no labelled images"),
@@ -189,11 +183,12 @@ def test_bad_input(
 
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text.txt").write_text("just words\n")
+    (folder / "half.onchip").write_bytes(built.read_bytes()[:999])
     (folder / "empty").mkdir()
     onnx.save(graphs.classifier(), folder / "classifier.onnx")
     places = {
         "tiny": tiny, "photos": photos, "built": built, "text": folder / "text.txt",
-        "empty": folder / "empty", "classifier": folder / "classifier.onnx",
+        "empty": folder / "empty", "classifier": folder / "classifier.onnx", "half": folder / "half.onchip",
     }  # fmt: skip
     arguments, code, text = BAD[name]
     filled = [a.format(**places) for a in arguments]

@@ -1,28 +1,37 @@
 """detect."""
 
+import sys
 import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
 
-from onchip.cli.options import as_json, command
+from onchip.cli.options import as_json, command, names
 from onchip.cli.output import bars, print_json, print_text
-from onchip.detect.detector import Detector
-from onchip.detect.pipeline import Behind, ahead
-from onchip.detect.save import VideoWriter, save_image
-from onchip.detect.sources import Frame, Source, find
+from onchip.detect.live import Seen
+from onchip.detect.pipeline import ahead, each
+from onchip.detect.program import Limits
+from onchip.detect.save import Drawings, VideoWriter
+from onchip.detect.sources import Frame, Live, Photos, Source, find
+from onchip.detect.window import Window, screen
 from onchip.detections import Detections
 from onchip.errors import InputError
 from onchip.report import data
+from onchip.sight import Sight, open_sight
 from onchip.vision.draw import draw
 
 
-@command("onchip detect best.onchip clip.mp4 -o seen/")
+@command("onchip detect best.onchip rtsp://camera/stream1 --classes person -o seen/")
 @click.argument("file", type=Path)
 @click.argument("source")
 @click.option("-o", "--output", type=Path, help="Folder for drawn images or video.")
 @click.option(
     "--confidence",
+    "--conf",
     type=click.FloatRange(0, 1),
     default=0.25,
     show_default=True,
@@ -30,39 +39,115 @@ from onchip.vision.draw import draw
 )
 @click.option(
     "--overlap",
+    "--iou",
     type=click.FloatRange(0, 1),
     default=0.45,
     show_default=True,
     help="Boxes of one class that overlap more are one.",
 )
+@click.option("--classes", help="Only these, by name or number: person,car")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Look for so long.")
+@click.option("--headless", is_flag=True, help="No window for a camera, even with a screen.")
 @as_json
 def detect_verb(
-    file: Path, source: str, output: Path | None, confidence: float, overlap: float, as_json: bool
+    file: Path,
+    source: str,
+    output: Path | None,
+    confidence: float,
+    overlap: float,
+    classes: str | None,
+    seconds: float | None,
+    headless: bool,
+    as_json: bool,
 ) -> None:
-    """Find objects with the compiled FILE in SOURCE: an image, folder, glob or video.
+    """Find objects with FILE, an .onchip or .onnx, in SOURCE.
+
+    SOURCE is an image, a folder or glob of images, a video, or a camera: rtsp://…, http://…, usb:0,
+    /dev/video0, picamera:0. Of a video every frame counts, of a camera the latest; Ctrl-C ends it.
 
     With --json one object per frame is printed, with boxes in pixels of the original image.
     """
-    images = find(source)
+    images = find(source, _tell_camera)
     if output is not None and output.is_file():
         raise InputError(f"{output} is a file", "name a folder: -o seen/")
-    count, objects = 0, 0
-    with (
-        Detector(file, confidence=confidence, overlap=overlap) as detector,
-        bars() as progress,
-        _Output(images, output, detector.labels) as out,
-    ):
-        started = time.perf_counter()
-        for frame in ahead(images.frames()):
-            found = detector(frame.image)
-            out.add(frame, found)
-            count, objects = count + 1, objects + len(found)
-            _tell(frame, found, detector.labels, images, as_json)
-            progress("detect", count, images.total)
-    if not as_json:
+    many = not images.live and images.total != 1
+    hints = images.paths[:8] if isinstance(images, Photos) else ()
+    with ExitStack() as opened:
+        limits = Limits(confidence, overlap)
+        sight = opened.enter_context(
+            open_sight(file, hints, limits=limits, threads=1 if many else 0)
+        )
+        window = None
+        if isinstance(images, Live) and not (output or headless or as_json) and screen():
+            window = opened.enter_context(Window(images.place.shown))
+        drawings = None
+        if output is not None:
+            drawings = opened.enter_context(_drawings(images, output, sight.labels))
+        progress = opened.enter_context(bars())
+        frames = opened.enter_context(closing(_frames(images, seconds)))
+        look = partial(_look, sight, _chosen(classes, sight.labels))
+        # Ctrl-C is the way to end a camera, and what was drawn until then is kept
+        ends = (KeyboardInterrupt,) if images.live else ()
+        count, objects, started = 0, 0, time.perf_counter()
+        with suppress(*ends), closing(each(frames, look, sight.depth)) as seen:
+            for frame, found in seen:
+                count, objects = count + 1, objects + len(found)
+                _tell(frame, found, sight.labels, images, as_json)
+                progress("detect", count, images.total)
+                if drawings is not None:
+                    drawings.add(frame, found)
+                if window is not None:
+                    window.show(draw(frame.image, found, sight.labels))
+                    if not window.open:
+                        break
         spent = time.perf_counter() - started
+    if not as_json:
         place = f", drawn into {output}" if output is not None else ""
         print_text(f"{objects} objects in {count} frames, {count / spent:.1f} per second{place}")
+
+
+def _frames(images: Source, seconds: float | None) -> Generator[Frame]:
+    frames = images.frames() if images.live else ahead(images.frames())
+    with closing(frames):
+        for frame in frames:
+            if seconds is not None and frame.seconds >= seconds:
+                return
+            yield frame
+
+
+def _look(sight: Sight, chosen: tuple[int, ...] | None, frame: Frame) -> Detections:
+    found = sight(frame.image)
+    return found if chosen is None else found[np.isin(found.classes, chosen)]
+
+
+def _chosen(classes: str | None, labels: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Return the numbers of the classes that were asked for; None for all."""
+    if classes is None:
+        return None
+    wanted = names(classes)
+    known = {label: number for number, label in enumerate(labels)}
+    known |= {str(number): number for number in range(len(labels))} | known
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(
+            f"the model knows no class {unknown[0]!r}", f"it knows {', '.join(labels)[:300]}"
+        )
+    return tuple(known[name] for name in wanted)
+
+
+def _drawings(images: Source, folder: Path, labels: tuple[str, ...]) -> Drawings:
+    if isinstance(images, Photos):
+        return Drawings(folder, labels, None)
+    name = images.path.stem if not isinstance(images, Live) else time.strftime("%Y%m%d-%H%M%S")
+    return Drawings(folder, labels, VideoWriter(folder / f"{name}.mp4", images.rate))
+
+
+def _tell_camera(seen: Seen) -> None:
+    """Say on stderr when a camera is lost, and when it is back."""
+    if seen.error is not None and seen.retry is not None:
+        wait = max(0.0, seen.retry - time.monotonic())
+        sys.stderr.write(f"{seen.error}; trying again in {wait:.0f} s\n")
+    elif seen.state == "live":
+        sys.stderr.write("the camera is back\n")
 
 
 def _tell(
@@ -70,41 +155,6 @@ def _tell(
 ) -> None:
     if as_json:
         print_json(data.detections(found, labels, frame.source, frame.number))
-    elif not images.video:
-        names = ", ".join(f"{labels[label]} {score:.2f}" for _, score, label in found) or "nothing"
-        print_text(f"{frame.source}: {names}")
-
-
-class _Output:
-    """Draws and writes behind the detector; one video, or one image each."""
-
-    def __init__(self, images: Source, folder: Path | None, labels: tuple[str, ...]) -> None:
-        self._folder, self._labels = folder, labels
-        self._video = None
-        if folder is not None and images.video:
-            self._video = VideoWriter(folder / f"{images.paths[0].stem}.mp4", images.rate)
-        self._behind = Behind(self._write)
-
-    def __enter__(self) -> "_Output":
-        self._behind.__enter__()
-        return self
-
-    def add(self, frame: Frame, found: Detections) -> None:
-        """Hand over one frame."""
-        if self._folder is not None:
-            self._behind((frame, found))
-
-    def _write(self, item: tuple[Frame, Detections]) -> None:
-        frame, found = item
-        image = draw(frame.image, found, self._labels)
-        if self._video is not None:
-            self._video.write(image)
-        elif self._folder is not None:
-            save_image(image, self._folder / f"{frame.source.stem}.jpg")
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        try:
-            self._behind.__exit__(kind, error, trace)
-        finally:
-            if self._video is not None:
-                self._video.__exit__(kind, None, None)
+    elif not images.moving:
+        listed = ", ".join(f"{labels[label]} {score:.2f}" for _, score, label in found) or "nothing"
+        print_text(f"{frame.source}: {listed}")

@@ -1,15 +1,18 @@
-"""Decode ahead and write behind, so that the chip never waits for either."""
+"""Decode ahead, look at several at once, write behind: so that the chip never waits."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 AHEAD = 4
 
 
-def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:
+def ahead(items: Iterator[T], depth: int = AHEAD) -> Generator[T]:
     """Yield from `items`, which is drawn from on a thread of its own, at most `depth` ahead."""
     ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -45,6 +48,28 @@ def ahead(items: Iterator[T], depth: int = AHEAD) -> Iterator[T]:
                 raise item  # type: ignore[misc]
     finally:
         stopped.set()
+
+
+def each(items: Iterable[T], work: Callable[[T], R], workers: int) -> Generator[tuple[T, R]]:
+    """Yield each item with what `work` makes of it, in order; so many are under way at once.
+
+    While one item is on the chip, those of the other workers are letterboxed before it or decoded
+    after it. The next item is taken when a worker is free, so that a live one is not old by then.
+    """
+    pending: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(workers, "look") as pool:
+        try:
+            for item in items:
+                pending.append((item, pool.submit(work, item)))
+                if len(pending) >= workers:
+                    done, made = pending.popleft()
+                    yield done, made.result()
+            while pending:
+                done, made = pending.popleft()
+                yield done, made.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
 
 
 class Behind(Generic[T]):

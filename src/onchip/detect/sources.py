@@ -1,83 +1,165 @@
-"""Where images come from: files, folders, globs and video files."""
+"""Where images come from: photos, clips and cameras."""
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from onchip.detect.live import Camera, Latest, Seen
+from onchip.detect.lost import LostError
+from onchip.detect.picture import Picture, bgr
+from onchip.detect.place import Place, place
 from onchip.errors import InputError
 from onchip.vision.preprocess import IMAGE_SUFFIXES, Image, find_images, read_image
 
+_CAMERA = re.compile(r"[a-z]+://|usb:|picamera:|/dev/video")
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".mpg"})
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image, where it comes from, and its number there (0 for a photo)."""
+    """One image, where it comes from, and its number there (0 for a photo).
 
-    source: Path
+    `name` is where its drawing belongs below a folder, without a suffix; `seconds` when it was in
+    a clip or since a camera was opened.
+    """
+
+    source: str
     number: int
     image: Image
+    name: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Source:
-    """Images to look at. `total` is how many frames there are, 0 where that is not known."""
+class Photos:
+    """Image files."""
 
     paths: tuple[Path, ...]
-    video: bool
-    total: int
-    rate: float = 0.0  # frames per second of a video
+    moving: ClassVar[bool] = False
+    live: ClassVar[bool] = False
 
-    def frames(self) -> Iterator[Frame]:
-        """Decode them one by one.
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return len(self.paths)
+
+    def frames(self) -> Generator[Frame]:
+        """Read them one by one.
 
         Raises:
             InputError: one cannot be read.
         """
-        if self.video:
-            yield from _video(self.paths[0])
-            return
+        top = os.path.commonpath([path.parent for path in self.paths])
         for path in self.paths:
-            yield Frame(path, 0, read_image(path))
+            name = Path(os.path.relpath(path, top)).with_suffix("")
+            yield Frame(str(path), 0, read_image(path), str(name))
 
 
-def find(source: str) -> Source:
-    """Return what `source` names: an image, a video, a folder or a glob of images.
+@dataclass(frozen=True)
+class Clip:
+    """A video file: every frame counts. `total` is 0 where it does not say."""
+
+    path: Path
+    total: int
+    rate: float  # frames per second
+    moving: ClassVar[bool] = True
+    live: ClassVar[bool] = False
+
+    def frames(self) -> Generator[Frame]:
+        """Decode them one by one.
+
+        Raises:
+            InputError: the file cannot be decoded.
+        """
+        import av
+
+        name = self.path.stem
+        try:
+            with av.open(str(self.path)) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                for number, frame in enumerate(container.decode(stream)):
+                    yield Frame(str(self.path), number, bgr(frame), name, number / self.rate)
+        except av.FFmpegError as error:
+            raise InputError(f"{self.path} cannot be decoded: {error}") from error
+
+
+@dataclass(frozen=True)
+class Live:
+    """A camera: the latest frame counts, and those that came while nobody looked are left out.
+
+    `tell` is told when it is lost, and found again.
+    """
+
+    place: Place
+    tell: Callable[[Seen], None] = lambda seen: None
+    total: ClassVar[int] = 0
+    rate: ClassVar[float] = 30.0
+    moving: ClassVar[bool] = True
+    live: ClassVar[bool] = True
+
+    def frames(self) -> Generator[Frame]:
+        """Yield the latest frame, again and again; a camera that is lost is taken up again.
+
+        Raises:
+            LostError: it cannot be reached to begin with.
+        """
+        latest: Latest[Picture | LostError] = Latest()
+        first: float | None = None
+
+        def told(seen: Seen) -> None:
+            if first is None and seen.error is not None:
+                latest.put(seen.error)
+            elif first is not None:
+                self.tell(seen)
+
+        with Camera(self.place, latest.put, tell=told) as camera:
+            camera.start()
+            while True:
+                found = latest.get(timeout=1)  # Ctrl-C is looked at in between
+                if isinstance(found, LostError):
+                    raise found
+                if found is not None:
+                    first = found.at if first is None else first
+                    seconds = found.at - first
+                    yield Frame(self.place.shown, found.number, found.bgr(), "camera", seconds)
+
+
+Source = Photos | Clip | Live
+
+
+def find(source: str, tell: Callable[[Seen], None] = lambda seen: None) -> Source:
+    """Return what `source` names: an image, a folder or glob of images, a clip, or a camera.
+
+    Args:
+        source: a path, a glob or an address.
+        tell: is told when a camera is lost, and found again.
 
     Raises:
         InputError: nothing is there, or it is of another kind.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-        return _open_video(path)
+        return _clip(path)
+    if _CAMERA.match(source) and not path.is_file():
+        return Live(place(source), tell)
     if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(
             f"{path} is neither an image nor a video",
             f"allowed are {', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}",
         )
-    paths = tuple(find_images(source))
-    return Source(paths, video=False, total=len(paths))
+    return Photos(tuple(find_images(source)))
 
 
-def _open_video(path: Path) -> Source:
+def _clip(path: Path) -> Clip:
     import av
 
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            return Source((path,), True, stream.frames, float(stream.average_rate or 25))
+            return Clip(path, stream.frames, float(stream.average_rate or 25))
     except (av.FFmpegError, IndexError) as error:
         raise InputError(f"{path} is not a readable video: {error}") from error
-
-
-def _video(path: Path) -> Iterator[Frame]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(stream)):
-                yield Frame(path, number, frame.to_ndarray(format="bgr24"))
-    except av.FFmpegError as error:
-        raise InputError(f"{path} cannot be decoded: {error}") from error

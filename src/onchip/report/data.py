@@ -83,10 +83,10 @@ def latency(found: Latency) -> Data:
     }
 
 
-def detections(found: Detections, labels: tuple[str, ...], source: Path, frame: int) -> Data:
+def detections(found: Detections, labels: tuple[str, ...], source: str, frame: int) -> Data:
     """What is seen in one frame, in pixels of the original image."""
     return {
-        "source": str(source),
+        "source": source,
         "frame": frame,
         "detections": [
             {
