@@ -1,5 +1,6 @@
 # `make demo` and `make test` set up a private environment first; nothing outside this folder changes.
-# `make test ALL=1` adds what needs torch (training, the family zoo), Rockchip's SDK, and a Chromium for pages.
+# `make test ALL=1` adds what needs torch (training, the family zoo), Rockchip's SDK, a Chromium for pages, and a
+# broker and an RTSP server for cameras.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,13 +8,17 @@ BIN := $(VENV)/bin
 ALL ?=
 export ONCHIP_TOOLCHAINS ?= $(CURDIR)/$(VENV)/toolchains
 
+# The tracker brings an OpenCV with windows, which needs libraries of a desktop; ours has to be the one that is left.
+HEADLESS := $(BIN)/python -m pip uninstall --quiet --yes opencv-python \
+  && $(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
+
 .PHONY: demo test check docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/onchip demo -o onchip-demo
 
-test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo $(VENV)/.rknn $(VENV)/.browser) check docs
-	$(BIN)/python -m pytest -n 2 -m "not alone $(if $(ALL),,and not zoo and not train and not rknn and not browser)"
+test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo $(VENV)/.rknn $(VENV)/.browser $(VENV)/.live) check docs
+	$(BIN)/python -m pytest -n 2 -m "not alone $(if $(ALL),,and not zoo and not train and not rknn and not browser and not live)"
 	$(if $(ALL),$(BIN)/python -m pytest -m alone)
 
 check: $(VENV)/.test
@@ -34,7 +39,8 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable ".[annotate,test,docs]"
+	$(BIN)/python -m pip install --quiet --editable ".[annotate,docs,openvino,test,watch]"
+	$(HEADLESS)
 	touch $@
 
 $(VENV)/.zoo: $(VENV)/.test tests/zoo-requirements.txt
@@ -54,6 +60,15 @@ $(VENV)/.browser: $(VENV)/.test
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q chromium; } \
 	  || $(BIN)/playwright install chromium \
 	  || { echo "no Chromium: install chromium or google-chrome, then run this again" >&2; exit 1; }
+	touch $@
+
+# A broker, an RTSP server and a screen, from Debian where they can be installed.
+$(VENV)/.live: $(VENV)/.test
+	{ command -v mosquitto && command -v xvfb-run && command -v ffprobe \
+	    && /usr/bin/python3 -c "import gi; gi.require_version('GstRtspServer', '1.0')"; } \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q ffmpeg mosquitto xvfb xauth python3-gi \
+	    gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad; } \
+	  || { echo "install ffmpeg, mosquitto, xvfb and GStreamer's RTSP server with its Python, then run this again" >&2; exit 1; }
 	touch $@
 
 clean:

@@ -26,7 +26,7 @@ from onchip.vision.preprocess import prepare
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 FRAMES = 200
-SMALL = 320
+SMALL = 416
 CLIP = DATA / "video" / "person-bicycle-car-detection.mp4"
 # The peer, in a process of its own: frames a second of `predict`, without loading and warming up.
 PEER = """

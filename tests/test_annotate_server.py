@@ -20,9 +20,10 @@ from PIL import Image
 
 pytest.importorskip("uvicorn", reason="pip install 'onchip[annotate]'")
 
-from onchip.annotate.door import TRIES, Door, address_of
-from onchip.annotate.serve import Server, Wanted, tunnel
+from onchip.annotate.serve import Server, Wanted
 from onchip.errors import InputError, UnsupportedError
+from onchip.web.door import TRIES, Door, address_of
+from onchip.web.listen import tunnel
 
 from annotating import Running, Visitor, photo, running
 from conftest import Cli
@@ -602,17 +603,19 @@ def test_a_full_disk_says_so_and_leaves_nothing(
     ]
 
 
-def test_the_page_is_sound_javascript(tmp_path: Path) -> None:
+def test_the_pages_are_sound_javascript(tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    page = Path(str(files("onchip.annotate") / "page"))
-    modules = sorted(page.glob("*.js"))
-    assert len(modules) > 8
+    pages = [Path(str(files(f"onchip.{name}") / "page")) for name in ("annotate", "watch", "web")]
+    modules = sorted(path for page in pages for path in page.glob("*.js"))
+    assert len(modules) > 20
     for path in modules:
         module = tmp_path / f"{path.stem}.mjs"
         module.write_bytes(path.read_bytes())
         done = subprocess.run([node, "--check", module], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         for name in re.findall(r'from "\./(.+?)"', path.read_text()):
-            assert (page / name).is_file(), f"{path.name} wants {name}"
+            assert (path.parent / name).is_file() or (pages[-1] / name).is_file(), (
+                f"{path.name} wants {name}"
+            )

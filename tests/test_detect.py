@@ -54,11 +54,11 @@ def test_what_fails_is_raised_in_its_turn_and_nothing_goes_on() -> None:
             raise InputError("the fourth")
         return item
 
-    seen = []
+    results = each(range(100), work, 2)
+    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
     with pytest.raises(InputError, match="the fourth"):
-        for item, _ in each(range(100), work, 2):
-            seen.append(item)
-    assert seen == [0, 1, 2]
+        next(results)
+    assert list(results) == []
 
 
 def test_a_reader_that_stops_leaves_no_thread() -> None:

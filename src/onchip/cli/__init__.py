@@ -22,6 +22,7 @@ VERBS = {
     "eval": ("prove", "mAP with its interval on labelled images"),
     "bench": ("prove", "latency, and where the time goes"),
     "detect": ("detect", "boxes on images, folders, globs and video"),
+    "watch": ("watch", "many cameras, one chip: events with pictures and clips, MQTT, a page"),
     "analyze": ("analyze", "layer by layer: where it broke, and what raising it would win"),
     "targets": ("inspect", "the chips that onchip builds for, and what is installed"),
     "toolchain": ("toolchain", "install, list, check or remove a vendor's SDK"),

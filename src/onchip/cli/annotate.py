@@ -39,7 +39,8 @@ def annotate_verb(
     Drag to draw, 0-9 choose the class, Space saves and goes on, Backspace removes the last box,
     Escape leaves without saving; ? shows the rest. Only this machine can open the page.
     """
-    from onchip.annotate.serve import Server, Wanted, open_browser, tunnel
+    from onchip.annotate.serve import Server, Wanted
+    from onchip.web.listen import open_browser, tunnel
 
     wanted = Wanted(
         photos, names(classes), coco, model, conf, host, port,
@@ -78,7 +79,7 @@ def _password(host: str, file: Path | None) -> str | None:
     Raises:
         InputError: the file cannot be read.
     """
-    from onchip.annotate.door import is_loopback
+    from onchip.web.door import is_loopback
 
     if file is not None:
         try:

@@ -1,30 +1,11 @@
 // What stands around the stage: lists, numbers, messages. It shows what it is given and tells what
 // was pressed; it decides nothing.
 
+import { $, element, plural, said } from "./dom.js";
 import { GROUPS } from "./keys.js";
 import { drawable } from "./sheet.js";
 
-export const $ = (id) => document.getElementById(id);
-
-export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
-
-// What failed and what to do, as sentences.
-export function said({ message, hint }) {
-  const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
-  return [message, hint].filter(Boolean).map(sentence).join(" ");
-}
-
-export function element(tag, fields = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(fields)) {
-    if (name === "class") made.className = value;
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name.includes("-") || name === "role") made.setAttribute(name, value);
-    else made[name] = value;
-  }
-  made.append(...children);
-  return made;
-}
+export { $, element, plural, said };
 
 // Lists are painted after the frame that shows the photo, each once however often it changed: the
 // next photo does not wait for them.

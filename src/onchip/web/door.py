@@ -5,6 +5,7 @@ list of processes) opens nothing. Whoever shows a spent one gets in only with a 
 new link is printed in the terminal, where the person who started the server can read it.
 """
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -14,9 +15,11 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from onchip.errors import InputError
+from onchip.writing import write_whole
 
 SESSIONS = 256  # the most that are open; the oldest goes
 SPENT = 64  # links that are remembered as used
@@ -28,7 +31,12 @@ LEAST_PASSWORD = 8  # characters
 
 
 class Door:
-    """Decides about hosts, tokens, passwords and sessions. Nothing here is written anywhere.
+    """Decides about hosts, tokens, passwords and sessions.
+
+    Nothing is written anywhere, except where a file of sessions is named: there their digests are
+    kept, so that a server that starts again knows its visitors. A digest opens nothing, and what
+    was opened under another password counts no more. `names` are other names by which people reach
+    this server, as through a proxy.
 
     Raises:
         InputError: the address is not this machine's own and there is no good password.
@@ -40,6 +48,8 @@ class Door:
         password: str | None = None,
         tell: Callable[[str], None] = lambda token: None,
         now: Callable[[], float] = time.monotonic,
+        sessions: Path | None = None,
+        names: Iterable[str] = (),
     ) -> None:
         self.address = address
         self.local = is_loopback(address)
@@ -54,7 +64,9 @@ class Door:
         self._password = _digest(password) if password is not None else None
         self._tell, self._now = tell, now
         self._spent: OrderedDict[bytes, None] = OrderedDict()
-        self._sessions: OrderedDict[bytes, None] = OrderedDict()
+        self._names = frozenset(name.lower() for name in names)
+        self._file = sessions
+        self._sessions = _kept(sessions)
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,7 +77,7 @@ class Door:
 
     def knows(self, session: str | None) -> bool:
         """Whether a session is open."""
-        return session is not None and _digest(session) in self._sessions
+        return session is not None and self._mark(session) in self._sessions
 
     def enter(self, token: str, known: bool = False) -> str | None:
         """Exchange the token for a session; None if it is wrong or spent.
@@ -102,6 +114,12 @@ class Door:
                 self._wrong.popitem(last=False)
         return None
 
+    def leave(self, session: str | None) -> None:
+        """Close a session."""
+        with self._lock:
+            if session is not None and self._sessions.pop(self._mark(session), "") is None:
+                self._save()
+
     def wait(self, address: str) -> float:
         """Return for how many seconds an address may not try again."""
         return max(0.0, self._wrong.get(address, (0, 0.0))[1] - self._now())
@@ -113,17 +131,41 @@ class Door:
         Ports may differ: an ssh tunnel has its own.
         """
         name = _name(host)
-        if name == "localhost" or is_loopback(name):
+        if name == "localhost" or is_loopback(name) or name in self._names:
             return True
         if self.local:
             return False
         own = socket.gethostname().lower()
         return _is_address(name) or name in (self.address.lower(), own, f"{own}.local")
 
+    def trusts(self, headers: Mapping[str, str]) -> bool:
+        """Whether the page that changes something is the one that this server gave out.
+
+        By a name that it was given it may be reached through a proxy with TLS.
+        """
+        host, origin = headers.get("host", ""), headers.get("origin", "")
+        named = _name(host) in self._names
+        return origin == f"http://{host}" or (named and origin == f"https://{host}")
+
     def _session(self) -> str:
         session = secrets.token_urlsafe(32)
-        _keep(self._sessions, _digest(session), SESSIONS)
+        _keep(self._sessions, self._mark(session), SESSIONS)
+        self._save()
         return session
+
+    def _mark(self, session: str) -> bytes:
+        """Return what is kept of a session; it is worth nothing under another password."""
+        return hmac.digest(self._password or b"none", session.encode("utf-8", "replace"), "sha256")
+
+    def _save(self) -> None:
+        """Keep the sessions. Where that fails people come in again after a restart, no more."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError, InputError):
+            # A file keeps its permissions when it is replaced.
+            self._file.touch(0o600)
+            self._file.chmod(0o600)
+            write_whole(self._file, "".join(f"{m.hex()}\n" for m in self._sessions).encode())
 
 
 def is_loopback(address: str) -> bool:
@@ -137,11 +179,6 @@ def is_loopback(address: str) -> bool:
 def same_site(headers: Mapping[str, str]) -> bool:
     """Whether a request comes from our own page, or from the person at the browser."""
     return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
-
-
-def same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether the page that changes something is the one that this server gave out."""
-    return headers.get("origin", "") == f"http://{headers.get('host', '')}"
 
 
 def address_of(client: str) -> str:
@@ -177,3 +214,12 @@ def _keep(known: OrderedDict[bytes, None], entry: bytes, most: int) -> None:
     known[entry] = None
     while len(known) > most:
         known.popitem(last=False)
+
+
+def _kept(file: Path | None) -> OrderedDict[bytes, None]:
+    """Read the sessions of the last start; a file that is damaged or not there holds none."""
+    with contextlib.suppress(OSError, ValueError):
+        if file is not None:
+            lines = file.read_text("ascii").split()[-SESSIONS:]
+            return OrderedDict((bytes.fromhex(line), None) for line in lines)
+    return OrderedDict()

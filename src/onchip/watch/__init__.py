@@ -1,0 +1,1 @@
+"""Many cameras, one chip: track, record events, tell others, show a page."""
