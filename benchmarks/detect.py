@@ -36,7 +36,8 @@ from onchip.train.standin import prepare
 prepare(Path(sys.argv[3]))
 from ultralytics import YOLO
 model = YOLO(sys.argv[1], task="detect")
-found = model.predict(sys.argv[2], stream=True, verbose=False, imgsz=int(sys.argv[4]), conf=0.25, iou=0.45)
+size = int(sys.argv[4])
+found = model.predict(sys.argv[2], stream=True, verbose=False, imgsz=size, conf=0.25, iou=0.45)
 first = next(found)
 started, count = time.perf_counter(), 0
 for result in found:

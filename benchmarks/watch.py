@@ -3,8 +3,8 @@
     python benchmarks/watch.py                 # 4 to 32 cameras, 25 s each
     python benchmarks/watch.py long 12 600     # memory over ten minutes with 12 cameras
 
-The cameras are a real RTSP server's, on this machine, with a real clip enlarged; so the server takes
-its part of the processor too. The chip is a stand-in: 8 ms asleep, one image at a time, two boxes.
+The cameras are a real RTSP server's, on this machine, with a real clip enlarged; so the server
+takes its part of the processor too. The chip is a stand-in: 8 ms asleep, one image at a time, two boxes.
 Motion gating is off, so that every picture is looked at. Decoding alone is timed in the same run.
 """
 
@@ -23,10 +23,11 @@ from common import DATA, ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-import rtsp
 from onchip.detections import Detections
 from onchip.watch.config import read
 from onchip.watch.watch import Watch
+
+import rtsp
 
 CLIP = DATA / "video" / "person-bicycle-car-detection.mp4"
 FPS, SIZE = 5, (1920, 1080)

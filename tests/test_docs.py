@@ -7,11 +7,13 @@ import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 
+import av
 import cv2
 import pytest
 
 from onchip.demo.scenes import write
 from onchip.targets.target import get
+from onchip.watch.config import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,9 +50,17 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
         assert "car" in done.stdout or "sign" in done.stdout or "person" in done.stdout
 
 
-def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
-    import av
+def clip_of(photos: list[Path], path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 480, 270, "yuv420p"
+        for photo in photos:
+            image = cv2.resize(cv2.imread(str(photo)), (480, 270))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+        container.mux(stream.encode(None))
 
+
+def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
     with as_file(files("onchip.demo") / "detector.onnx") as model:
         (tmp_path / "best.onnx").write_bytes(model.read_bytes())
     write(tmp_path, 24, 1000, "train")
@@ -58,13 +68,7 @@ def test_the_readme_runs_with_a_model_of_that_name(tmp_path: Path) -> None:
     (tmp_path / "photos").symlink_to(tmp_path / "images" / "train")
     frames = sorted((tmp_path / "images" / "val").glob("*.jpg"))[:5]
     (tmp_path / "photo.jpg").write_bytes(frames[0].read_bytes())
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 480, 270, "yuv420p"
-        for path in frames:
-            image = cv2.resize(cv2.imread(str(path)), (480, 270))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
-        container.mux(stream.encode(None))
+    clip_of(frames, tmp_path / "clip.mp4")
     for line in commands(ROOT / "README.md"):
         if line.startswith("make "):  # what runs this test
             continue
@@ -134,3 +138,26 @@ def test_the_hailo_page_runs_with_stand_ins(
             [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_the_page_for_the_phone_is_true(tmp_path: Path) -> None:
+    """Its files are taken by the parser, and the trial watches what it says."""
+    text = (ROOT / "docs" / "phone.md").read_text()
+    tables = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    trial, real, page, mqtt = tables
+    (tmp_path / "page.password").write_text("a long password\n")
+    secrets = {"FRONT_PASSWORD": "p@ss/word", "MQTT_PASSWORD": "x"}
+    whole = parse(real + page + mqtt, tmp_path / "cameras.toml", secrets)
+    assert [camera.name for camera in whole.cameras] == ["front"] and whole.mqtt is not None
+
+    with as_file(files("onchip.demo") / "detector.onnx") as model:
+        (tmp_path / "best.onnx").write_bytes(model.read_bytes())
+    write(tmp_path, 24, 1000, "train")
+    built = run("onchip build best.onnx -t cpu -c images/train -o best.onchip", tmp_path)
+    assert built.returncode == 0, built.stderr
+    clip_of(sorted((tmp_path / "images" / "train").glob("*.jpg"))[:8], tmp_path / "clip.mp4")
+    (tmp_path / "cameras.toml").write_text(trial)
+    (line,) = commands(ROOT / "docs" / "phone.md")
+    done = run(line, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "trial" in done.stdout and "clip.mp4" in done.stdout

@@ -122,10 +122,23 @@ def test_one_event_as_a_listener_hears_it(tmp_path: Path, mosquitto: Mosquitto) 
 def test_a_broker_that_is_killed_again_and_again_hears_of_all_ends(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
+    """A broker that dies takes along what it has acknowledged and not yet passed on: that is its own.
+
+    All else is heard, in its order, and nothing waits for ever.
+    """
     total, stop = 300, threading.Event()
+    acknowledged: dict[str, float] = {}
+    kills: list[float] = []
     with Listener(mosquitto) as listener, house(tmp_path / "watch", mosquitto) as here:
         # So that the listener is there first: what it does not hear, nobody can check.
         here.broker._backoff = Backoff(2, 3)
+        sent = here.store.sent
+
+        def noted(event: str) -> None:
+            acknowledged[event] = time.monotonic()
+            sent(event)
+
+        here.store.sent = noted  # type: ignore[method-assign]
 
         def traffic() -> None:
             for number in range(total):
@@ -137,8 +150,9 @@ def test_a_broker_that_is_killed_again_and_again_hears_of_all_ends(
         thread.start()
         for kill in range(4):
             enough = 50 * (kill + 1)
-            listener.until(lambda m, enough=enough: len(set(ends(m))) >= enough)  # type: ignore[misc]
+            listener.until(lambda _, enough=enough: len(acknowledged) >= enough)  # type: ignore[misc]
             mosquitto.kill()
+            kills.append(time.monotonic())
             here.until("failing")
             mosquitto.start()
             back = time.monotonic()
@@ -146,12 +160,20 @@ def test_a_broker_that_is_killed_again_and_again_hears_of_all_ends(
             here.until("ok")
             assert time.monotonic() - back < 10
         thread.join()
-        messages = listener.until(lambda m: len(set(ends(m))) == total, 60)
-        first = list(dict.fromkeys(ends(messages)))
-        assert first == sorted(first)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while here.store.unsent(1):
             assert time.monotonic() < until
+            time.sleep(0.05)
+        assert len(acknowledged) == total
+        surely = {
+            event
+            for event, at in acknowledged.items()
+            if not any(kill - 2 < at < kill + 0.5 for kill in kills)
+        }
+        messages = listener.until(lambda m: surely <= set(ends(m)))
+        assert len(surely) > total / 4
+        first = list(dict.fromkeys(ends(messages)))
+        assert first == sorted(first)
         assert listener.last("onchip/front/status") == b"offline"  # retained again, by a new broker
 
 
