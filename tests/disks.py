@@ -1,4 +1,4 @@
-"""A real disk of 4 MB, and how to fill it."""
+"""A small real disk, and how to fill it."""
 
 import errno
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 
 
 @contextmanager
-def small(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 4 MB for the time of the block; skips the test where that is not allowed."""
+def small(folder: Path, megabytes: int = 4) -> Iterator[Path]:
+    """Mount a small disk for the time of the block; skips the test where that is not allowed."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

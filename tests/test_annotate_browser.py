@@ -1106,7 +1106,7 @@ def test_others_come_in_by_the_password(folder: Path, people: Callable[..., Pers
         ann = people()
         ann.page.goto(site.url)
         ann.page.get_by_label("Password").fill("wrong one")
-        ann.page.get_by_role("button", name="Come in").click()
+        ann.page.get_by_role("button", name="Sign in").click()
         expect(ann.page.get_by_text("That was not the password")).to_be_visible()
         ann.page.get_by_label("Password").fill("long enough")
         ann.press("Enter")

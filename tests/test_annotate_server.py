@@ -246,6 +246,8 @@ def test_tries_are_counted_by_address_and_cost_more_and_more() -> None:
     assert all(a < b or b == 900 for a, b in zip(waits[TRIES - 1 :], waits[TRIES:], strict=False))
     assert door.wait("1.2.3.5") == 0
     assert door.knows(door.log_in("long enough", "1.2.3.5"))
+    assert address_of("::ffff:10.0.0.5") == "10.0.0.5"
+    assert (address_of("::1"), address_of("::ffff:127.0.0.1")) == ("::1", "127.0.0.1")
     assert address_of("2001:db8::1") == address_of("2001:db8::ffff") != address_of("2001:db9::1")
 
 

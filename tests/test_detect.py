@@ -85,6 +85,17 @@ def test_sources_are_told_apart(photos: Path, tmp_path: Path) -> None:
         find("ftp://10.0.0.5/x")
 
 
+@pytest.mark.parametrize("start", ["RTSP://", "Http://", "rtsp:/", "FTP://"])
+def test_no_password_is_shown_however_an_address_is_written(start: str) -> None:
+    shown = ""
+    try:
+        source = find(f"{start}admin:hunter2@10.0.0.5/s")
+        shown = source.place.shown if isinstance(source, Live) else "a file"
+    except InputError as error:
+        shown = f"{error} {error.hint}"
+    assert "hunter2" not in shown
+
+
 def test_only_the_classes_that_were_asked_for(built: Path, photos: Path, cli: Cli) -> None:
     every = lines(cli("detect", built, photos, "--conf", "0.01", "--json"))
     labels = sorted({d["label"] for line in every for d in line["detections"]})
@@ -108,6 +119,7 @@ def test_only_the_classes_that_were_asked_for(built: Path, photos: Path, cli: Cl
         assert few["detections"] == [d for d in all_of["detections"] if d["label"] in wanted]
     done = cli("detect", built, photos, "--classes", "unicorn", code=2)
     assert "knows no class 'unicorn'" in done.stderr and labels[0] in done.stderr
+    assert "names none" in cli("detect", built, photos, "--classes", " , ", code=2).stderr
 
 
 def test_an_overlap_of_one_keeps_twins(built: Path, photos: Path, cli: Cli) -> None:

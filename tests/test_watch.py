@@ -18,6 +18,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onchip.artifact import save
+from onchip.build import build
+from onchip.cli.watch import _teller
 from onchip.detect.save import VideoWriter
 from onchip.detections import Detections
 from onchip.errors import DeviceError, InputError, ToolError, UnsupportedError
@@ -691,6 +694,18 @@ def test_what_is_wrong_ends_with_its_exit_code(cli: Cli, clip: Path, tiny: Path)
     cli("watch", file, "--check", "--no-page")
 
 
+def test_a_part_that_fails_again_and_again_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    health = Health()
+    health.on_change.append(_teller())
+    for wait in (1.0, 2.0, 4.0):
+        health.failing("front", "no connection", "is it on?", retry=wait)
+    health.ok("front")
+    health.failing("front", "no connection", retry=1.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "front: failing: no connection (is it on?)"
+    assert lines[1:] == ["front: ok", "front: failing: no connection"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_ends_cleanly(
     tmp_path: Path, clip: Path, tiny: Path, how: signal.Signals
@@ -720,10 +735,13 @@ def test_the_command_ends_cleanly(
 
 
 @pytest.mark.data
-def test_the_real_clip_through_onnx_runtime(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_the_real_clip_on_a_real_chip(target: str, tmp_path: Path, data: Path) -> None:
+    photos = sorted((data / "coco" / "images" / "train2017").glob("*.jpg"))[:16]
+    save(build(data / "models" / "yolov8n.onnx", target, photos), tmp_path / "best.onchip")
     file = tmp_path / "cameras.toml"
     file.write_text(
-        f'model = "{data}/models/yolov8n.onnx"\ndata = "kept"\n[cameras.lot]\n'
+        'model = "best.onchip"\ndata = "kept"\n[cameras.lot]\n'
         f'url = "{data}/video/person-bicycle-car-detection.mp4"\n'
         'objects = ["car"]\nclip = {before = 1, after = 1}\n'
     )
@@ -736,4 +754,4 @@ def test_the_real_clip_through_onnx_runtime(tmp_path: Path, data: Path) -> None:
         assert picture is not None and cv2.imread(str(picture)).shape == (432, 768, 3)
         video = cv2.VideoCapture(str(clip))
         assert video.read()[0]
-        assert watch.state().chip == "cpu"
+        assert watch.state().chip == target

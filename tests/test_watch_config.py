@@ -68,7 +68,7 @@ def wrong(text: str, variables: dict[str, str] | None = None) -> str:
     """Return the one line and the hint that a text is answered with."""
     with pytest.raises(InputError) as caught:
         parsed(text, variables)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
     return f"{caught.value} | {caught.value.hint}"
 
 
@@ -114,7 +114,7 @@ def test_a_clip_is_seen_from_the_folder_of_the_file(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("model = ", "not a TOML file"),
-        ("a." * 400 + "b = 1\nx = " + "[" * 9000, "not a TOML file"),
+        ("a." * 400 + "b = 1\nx = " + "[" * 9000, "nested too deeply"),
         ('model = "m.onnx"', "names none"),
         ('[cameras.a]\nurl = "usb:0"', "model"),
         (ONE + "[cameras.front]\n", "two cameras are called 'front'"),
@@ -148,6 +148,15 @@ def test_a_clip_is_seen_from_the_folder_of_the_file(tmp_path: Path) -> None:
         ('model = "m.onnx"\n[cameras.a]\nurl = "gone.mp4"', "[cameras.a]: url: "),
         ('model = "m.onnx"\n[cameras.a]\nurl = "rtsp://h/a"\nsize = [640, 480]', "USB and Pi"),
         (ONE + 'transport = "udp"', "transport"),
+        (ONE + 'transport = "smoke"', "transport: expected tcp or udp"),
+        (ONE + "fps = " + "9" * 5000, "a number in it is too long"),
+        ("a." * 5000 + "b = 1", "nested too deeply"),
+        ('path = "x"\n' + ONE, "there is no setting 'path'"),
+        (ONE + '[keep."\\n"]\ndays = 1', "there is no setting '\\n'"),
+        (ONE + '[cameras."a\\nb\\u001b"]\nurl = "usb:1"', r"[cameras.a\nb\x1b]"),
+        (ONE + '[cameras."ｆront"]\nurl = "usb:1"', "front and ｆront look the same"),
+        ('model = "m.onnx"\n[cameras.a]\nurl = "' + "a" * 70_000 + '"', "aaa …"),
+        (ONE + '[page]\nnames = ["https://a.org"]', "'https://a.org' is no name of a machine"),
         (ONE + '[mqtt]\nhost = "h"\ntopic = "a/#"', "[mqtt]: topic: 'a/#' is not one"),
         (ONE + '[mqtt]\nhost = "h"\nport = 0', "[mqtt]: port: expected whole number >= 1"),
         (ONE + '[mqtt]\nhost = "h"\npassword = "${NO}"', "[mqtt]: password: the variable NO is not"),
@@ -180,6 +189,18 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"#" * (config.MAX_BYTES + 1))
     with pytest.raises(InputError, match="larger"):
         read(tmp_path / "b")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.toml")
+    with pytest.raises(InputError, match="it is not a file"):
+        read(tmp_path / "c.toml")
+
+
+def test_a_variable_that_is_no_text_is_named() -> None:
+    text = ONE.replace("usb:0", "rtsp://admin:${P}@h/s")
+    assert "[cameras.front]: url: the variable P is not UTF-8" in wrong(text, {"P": "\udcff"})
 
 
 def test_labels_that_the_model_does_not_know() -> None:

@@ -1,11 +1,13 @@
 """The page of a watch as a person uses it, in a real Chromium, on a desk and on a phone."""
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -407,8 +409,11 @@ def test_a_password_lets_in_and_signing_out_ends_it(watch: Double, visit: Any) -
         page = visit(f"{site.origin}/#status")
         expect(page.locator("h1")).to_contain_text("onchip watch")
         page.get_by_label("Password").fill("guess")
-        page.get_by_role("button", name="Come in").click()
+        page.get_by_role("button", name="Sign in").click()
         expect(page.locator("p").first).to_have_text("That was not the password.")
+        fields = [page.locator(name).bounding_box() for name in ("h1", "p", "form")]
+        assert all(a["y"] + a["height"] <= b["y"] for a, b in itertools.pairwise(fields))
+        assert page.get_by_label("Password").bounding_box()["width"] > 150
         page.get_by_label("Password").fill("tea and cake")
         page.get_by_label("Password").press("Enter")
         expect(page.locator(".tile")).to_have_count(2)
@@ -438,8 +443,59 @@ def test_the_page_comes_back_after_a_restart_and_knows_what_it_missed(
         )
     with running(watch, port=port):  # its sessions are gone
         expect(page.locator("#link")).to_contain_text("You are not signed in here any more.")
-        page.get_by_role("button", name="Come in again").click()
+        page.get_by_role("button", name="Sign in again").click()
         expect(page.locator("h1")).to_contain_text("onchip watch")
+
+
+def test_an_open_event_shows_how_it_ended_while_the_server_was_away(
+    watch: Double, visit: Any, tmp_path: Path
+) -> None:
+    event = watch.happen()
+    with running(watch, data=tmp_path) as site:
+        port = site.server.port
+        page = visit(site.url)
+        page.goto(f"{site.origin}/#event/{event.id}")
+        expect(page.locator(".facts")).to_contain_text("It still goes on")
+    watch.happen("end", id=event.id, start=event.start, end=event.start + 3, why="cut off")
+    with running(watch, data=tmp_path, port=port):
+        expect(page.locator(".facts")).to_contain_text("the program was cut off")
+
+
+def test_the_list_is_right_again_after_the_server_was_away(
+    watch: Double, visit: Any, tmp_path: Path
+) -> None:
+    event = watch.happen()
+    with running(watch, data=tmp_path) as site:
+        port = site.server.port
+        page = visit(site.url)
+        expect(page.locator(".event.live")).to_have_count(1)
+        picture = watch.store.folder / f"{event.id}.jpg"
+        data = picture.read_bytes()
+        picture.unlink()
+        with watch.store.lock:
+            event = msgspec.structs.replace(event, snapshot=True, score=0.96)
+            watch.store.all[event.id] = event
+        for tell in watch.told:
+            tell(event, "update")
+        expect(page.locator(".thumb img")).to_be_hidden()  # rather than the sign of a broken one
+    picture.write_bytes(data)
+    watch.happen(
+        "end", id=event.id, start=event.start, end=event.start + 3, why="cut off", score=0.96
+    )
+    with running(watch, data=tmp_path, port=port):
+        expect(page.locator(".event.live")).to_have_count(0)
+        expect(page.locator(".thumb img")).to_be_visible()
+
+
+@pytest.mark.parametrize("place", ["#live/%", "#event/%E0%A4", "#nothing", "#status/%/%?%"])
+def test_an_address_that_means_nothing_shows_the_page(
+    site: Running, visit: Any, place: str
+) -> None:
+    page = visit(site.url)
+    page.goto("about:blank")
+    page.goto(f"{site.origin}/{place}")
+    expect(page.locator("nav a[aria-current]")).to_have_count(1)
+    expect(page.locator("body")).to_have_attribute("data-link", "good")
 
 
 # ---- on a phone

@@ -23,6 +23,7 @@ from onchip.detections import Detections
 from onchip.errors import DeviceError, InputError, UnsupportedError
 from onchip.watch import app, serve, streams
 from onchip.watch.serve import Server, Wanted, read_password
+from onchip.web import answers, connections
 from onchip.web.door import Door
 
 from annotating import Visitor
@@ -267,6 +268,13 @@ def test_the_port_of_another_is_one_clear_line(watch: Double) -> None:
     with running(watch) as site, pytest.raises(InputError, match="cannot listen on") as caught:
         Server(watch, Wanted(port=site.server.port))
     assert "page.port" in caught.value.hint
+
+
+@pytest.mark.parametrize("host", ["300.1.1.1", "192.0.2.1", "a..b", "x" * 70, "\0"])
+def test_an_address_that_is_not_this_machines_is_one_clear_line(watch: Double, host: str) -> None:
+    with pytest.raises(InputError, match="cannot listen on") as caught:
+        Server(watch, Wanted(host, 0, "tea and cake"))
+    assert "an address of this machine" in caught.value.hint
 
 
 def test_a_server_that_never_started_closes(watch: Double) -> None:
@@ -622,6 +630,90 @@ def test_events_that_happen_while_nobody_listens_cost_nothing(site: Running) -> 
 
 
 # ---- the end
+
+
+ASKED = b"GET /page/icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BODY = (
+    b"POST /login HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nContent-Length: 30\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        ASKED + b"GET / HT",
+        BODY + b"Content-Type: application/x-www-form-urlencoded\r\n\r\npass",
+    ],
+)
+def test_who_asks_nothing_is_given_up(
+    site: Running, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (connections, answers):
+        monkeypatch.setattr(module, "PATIENCE", 0.2)
+    with socket.create_connection(("127.0.0.1", site.server.port), DEADLINE) as made:
+        made.sendall(sent)
+        with suppress(ConnectionResetError):
+            while made.recv(65536):
+                made.sendall(b"x")  # a letter now and then changes nothing
+
+
+def test_a_stream_is_no_question_that_does_not_come(
+    site: Running, watch: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.1)
+    with reading(Visitor(site), "/live") as stream:
+        for number in range(3):
+            watch.show("front", scene(number))
+            assert stream.picture()[0]["camera"] == "front"
+            time.sleep(0.1)
+
+
+def test_there_are_so_many_connections_and_no_more(
+    site: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST", 8)
+    held = [socket.create_connection(("127.0.0.1", site.server.port), DEADLINE) for _ in range(40)]
+    open_ones = site.server._server.server_state.connections
+    until(lambda: sum(gone(one) for one in held) == 32)
+    assert len(open_ones) == 8
+    for one in held:
+        one.close()
+    until(lambda: not open_ones)
+    assert Visitor(site)("GET", "/api/state").status == 200
+
+
+def gone(one: socket.socket) -> bool:
+    one.setblocking(False)
+    try:
+        return one.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_one_visitor_leaves_room_for_others() -> None:
+    near, far = "127.0.0.1", "192.168.1.9"
+    assert not connections.crowded(far, [far] * 32 + [near] * 100)
+    assert connections.crowded(far, [far] * 33)
+    for own in (near, "::1"):
+        assert not connections.crowded(own, [own] * 256)
+        assert connections.crowded(own, [own] * 257)
+
+
+def test_what_is_no_question_is_not_said_in_the_terminal(
+    site: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for sent in (
+        b"\0\n\n",
+        ASKED.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
+    ):
+        with socket.create_connection(("127.0.0.1", site.server.port), DEADLINE) as made:
+            made.sendall(sent)
+            assert made.recv(100).startswith(b"HTTP/1.1 ")
+    assert capfd.readouterr().err == ""
 
 
 def test_close_ends_all_streams_and_says_nothing(

@@ -125,6 +125,8 @@ def _chosen(classes: str | None, labels: tuple[str, ...]) -> tuple[int, ...] | N
     if classes is None:
         return None
     wanted = names(classes)
+    if not wanted:
+        raise InputError("--classes names none", "as in --classes person,car")
     known = {label: number for number, label in enumerate(labels)}
     known |= {str(number): number for number in range(len(labels))} | known
     if unknown := [name for name in wanted if name not in known]:

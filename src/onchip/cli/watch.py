@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def _as_text(watch: "Watch", server: "Server | None", stopped: threading.Event) 
         return
     watch.subscribe(partial(_say, stopped))
     for health in (watch.health, watch.cameras_health):
-        health.on_change.append(_tell)
+        health.on_change.append(_teller())
     stopped.wait()
 
 
@@ -123,12 +123,21 @@ def _say(stopped: threading.Event, event: "Event", kind: str) -> None:
         stopped.set()
 
 
-def _tell(part: "PartState") -> None:
-    said = ": ".join(text for text in (part.name, part.state, part.message) if text)
-    hint = f" ({part.hint})" if part.hint else ""
-    with suppress(OSError):
-        sys.stderr.write(f"{said}{hint}\n")
-        sys.stderr.flush()
+def _teller() -> "Callable[[PartState], None]":
+    """Return what says how parts are, once: not again after each try that failed as the last."""
+    known: dict[str, str] = {}
+
+    def tell(part: "PartState") -> None:
+        said = ": ".join(text for text in (part.name, part.state, part.message) if text)
+        if known.get(part.name) == said:
+            return
+        known[part.name] = said
+        hint = f" ({part.hint})" if part.hint else ""
+        with suppress(OSError):
+            sys.stderr.write(f"{said}{hint}\n")
+            sys.stderr.flush()
+
+    return tell
 
 
 def line(event: "Event") -> str:

@@ -14,7 +14,7 @@ from onchip.detect.place import Place, place
 from onchip.errors import InputError
 from onchip.vision.preprocess import IMAGE_SUFFIXES, Image, find_images, read_image
 
-_CAMERA = re.compile(r"[a-z]+://|usb:|picamera:|/dev/video")
+_CAMERA = re.compile(r"(?i)[a-z]{2,}:/|usb:|picamera:|/dev/video")
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".mpg"})
 
 

@@ -21,7 +21,7 @@ from onchip.detections import Detections
 from onchip.errors import OnchipError, ToolError
 from onchip.sight import Sight
 from onchip.vision.preprocess import Image, prepare
-from onchip.watch.figures import Busy
+from onchip.watch.figures import Busy, cores
 from onchip.watch.health import Backoff, Health, keep_trying
 
 PART = "chip"
@@ -242,8 +242,9 @@ class Chip(Closing):
             Exception: what the chip failed with.
         """
         sight, self._sight = self._sight or self._opened(), None
-        depth = max(1, sight.depth) if sight.parallel else 1
-        life = _Life(sight, depth + 1, threading.Semaphore(depth))
+        slots = sight.depth if sight.parallel else 1
+        # what is done around a look (converting, letterboxing, tracks, snapshots) takes as long
+        life = _Life(sight, slots + 1 + round(cores()), threading.Semaphore(slots))
         self._now = life
         self._health.ok(PART)
         workers = [

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from urllib.parse import quote
 
 import msgspec
@@ -19,6 +19,7 @@ from onchip.detect.place import Place, place
 from onchip.errors import InputError
 
 MAX_BYTES = 1 << 20
+LONGEST = 400  # letters of what is said of a mistake
 NAME = re.compile(r"\w[\w-]{0,63}")  # a file name, a part of an address, and one level of MQTT
 VARIABLE = re.compile(r"\$\{(.*?)\}")
 
@@ -122,6 +123,8 @@ def read(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         InputError: it cannot be read, or something in it is wrong; the text names what.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep us waiting
+            raise InputError(f"cannot read {path}: it is not a file", HINT)
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -145,17 +148,22 @@ def parse(text: str, path: Path, environment: Mapping[str, str]) -> Config:
         InputError: something in it is wrong; the text names what, and `path`.
     """
     try:
-        raw = tomllib.loads(text)
+        return replace(_Reader(path, environment).config(_tables(text, path)), path=path)
+    except RecursionError as error:
+        raise InputError(f"{path}: it is nested too deeply", HINT) from error
+
+
+def _tables(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         if twice := re.search(r"Cannot declare \('cameras', (.*?)[,)]", str(error)):
             raise InputError(
                 f"{path}: two cameras are called {twice[1]}", "rename one of them"
             ) from error
         raise InputError(f"{path} is not a TOML file: {error}", HINT) from error
-    except RecursionError as error:
-        raise InputError(f"{path} is not a TOML file: it is nested too deeply", HINT) from error
-    found = _Reader(path, environment).config(raw)
-    return replace(found, path=path)
+    except ValueError as error:  # of a number with thousands of digits
+        raise InputError(f"{path}: a number in it is too long", HINT) from error
 
 
 def check_labels(config: Config, labels: Sequence[str]) -> None:
@@ -197,9 +205,13 @@ class _Reader:
             for name, kind in (("keep", Keep), ("mqtt", Mqtt), ("page", Page))
             if name in raw
         }
+        if "path" in raw:
+            raise self._wrong("", "there is no setting 'path'", HINT)
         whole = self._struct(raw, Config, "")
         if "mqtt" in sections:
             self._topic(sections["mqtt"].topic)
+        if "page" in sections:
+            self._names(sections["page"].names)
         if not cameras:
             raise self._wrong("cameras", "it names none", "add one: [cameras.front] url = …")
         self._different(cameras, "cameras", "two cameras are called")
@@ -276,6 +288,8 @@ class _Reader:
                 place, f"{key}: the variable {name} is not set", f"set it first: export {name}=…"
             )
         text = self._environment[name]
+        if any(unicodedata.category(letter) == "Cs" for letter in text):
+            raise self._wrong(place, f"{key}: the variable {name} is not UTF-8")
         before, after = found.string[: found.start()], found.string[found.end() :]
         in_login = key == "url" and "://" in before and "@" in after
         return quote(text, safe="") if in_login else text
@@ -311,9 +325,11 @@ class _Reader:
         """Files of some disks, and people, do not tell upper from lower case."""
         seen: dict[str, str] = {}
         for name in names:
-            key = unicodedata.normalize("NFKC", name).casefold()
+            key = unicodedata.normalize("NFKC", name.casefold()).casefold()
             if key in seen:
-                same = f"{seen[key]} and {name} differ in case only"
+                case = seen[key].casefold() == name.casefold()
+                how = "differ in case only" if case else "look the same"
+                same = f"{seen[key]} and {name} {how}"
                 raise self._wrong(place, f"{text} {name}: {same}", "rename one of them")
             seen[key] = name
 
@@ -321,6 +337,13 @@ class _Reader:
         levels = topic.split("/")
         if topic.startswith("$") or not all(levels) or re.search(r"[+#\0]", topic):
             raise self._wrong("mqtt", f"topic: {topic!r} is not one", "as in onchip or home/onchip")
+
+    def _names(self, names: Sequence[str]) -> None:
+        for name in names:
+            if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name, re.ASCII):
+                raise self._wrong(
+                    "page", f"names: {name!r} is no name of a machine", "as in cameras.example.org"
+                )
 
     def _table(self, data: Any, place: str) -> dict[str, Any]:
         if not isinstance(data, dict):
@@ -330,9 +353,12 @@ class _Reader:
     def _invalid(self, place: str, kind: type[Struct], why: str) -> InputError:
         """Turn what the decoder says into the key, and what is allowed there."""
         at = (re.search(r" - at `\$\.?(.*)`$", why) or ["", ""])[1]
-        unknown = re.search(r"unknown field `(.*?)`", why)
+        unknown = re.search(r"unknown field `(.*?)`", why, re.DOTALL)
         if missing := re.search(r"missing required field `(.*?)`", why):
             return self._wrong(place, f"{missing[1]} is missing", HINT)
+        if why.startswith("Invalid enum value"):
+            choices = get_args(get_type_hints(kind)[at])
+            return self._wrong(place, f"{at}: expected {' or '.join(choices)}")
         if unknown is None:
             text = why.partition(" - at ")[0].replace("`", "").replace(" | ", " or ")
             for word, plain in WORDS.items():
@@ -345,14 +371,20 @@ class _Reader:
         return self._wrong(place, f"there is no setting {unknown[1]!r}", _meant(unknown[1], known))
 
     def _wrong(self, place: str, text: str, hint: str = "") -> InputError:
-        where = f"{self._path}, [{place}]" if place else str(self._path)
-        return InputError(f"{where}: {text}", hint)
+        where = f", [{place}]" if place else ""
+        return InputError(f"{self._path}{_shown(f'{where}: {text}')}", hint)
 
 
 WORDS = {
     "float": "number", "int": "whole number", "str": "text", "bool": "true or false",
     "array": "list", "object": "table", "null": "false",
 }  # fmt: skip
+
+
+def _shown(text: str) -> str:
+    """Return a text of a file as one line that a terminal shows and nobody has to scroll."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)
 
 
 def _meant(text: str, known: Sequence[str]) -> str:

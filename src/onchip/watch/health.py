@@ -11,6 +11,9 @@ from onchip.watch.values import PartState
 
 State = Literal["starting", "ok", "failing"]
 
+RECENT = 120.0  # seconds after the first failure, in which no wait is longer than the next
+SOON = 4.0  # seconds
+
 
 class Health:
     """What state each part is in, for whoever looks. Any thread may tell and ask.
@@ -68,22 +71,33 @@ class Health:
 class Backoff:
     """How long to wait after each failure in a row: `first` seconds, doubling up to `most`.
 
-    A wait is up to a quarter shorter by chance, so that parts that failed together do not come
-    back together.
+    In the first two minutes it is a few seconds at most, so that what was away for a moment is soon
+    back. A wait is up to a quarter shorter by chance, so that parts that failed together do not
+    come back together.
     """
 
-    def __init__(self, first: float = 1.0, most: float = 30.0) -> None:
+    def __init__(
+        self,
+        first: float = 1.0,
+        most: float = 30.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.first, self.most = first, most
+        self._now = now
         self._next = first
+        self._since: float | None = None
 
     def failed(self) -> float:
         """Return how many seconds to wait now."""
-        wait, self._next = self._next, min(self.most, self._next * 2)
+        now = self._now()
+        self._since = now if self._since is None else self._since
+        most = min(self.most, SOON) if now - self._since < RECENT else self.most
+        wait, self._next = min(most, self._next), min(most, self._next * 2)
         return wait * random.uniform(0.75, 1.0)  # noqa: S311 - nobody is kept out by it
 
     def worked(self) -> None:
         """Begin with the first wait again."""
-        self._next = self.first
+        self._next, self._since = self.first, None
 
 
 def keep_trying(

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 SESSIONS = "sessions"  # the file of who came in, in the folder of events
 PATIENCE = 30  # seconds until the system gives up on a client that takes nothing
 AHEAD = 64 << 10  # bytes that may wait for a slow client, so that what it gets is new
-CONNECTIONS = 256
-QUIET = ("ASGI callable returned without completing response.", "Cancel %s running task(s)")
+QUIET = (
+    "ASGI callable returned without completing response.",
+    "Cancel %s running task(s)",
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+    "No supported WebSocket library detected.",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Server(Closing):
         from onchip.watch.app import Rooms, app
 
         self.rooms = rooms = Rooms(self.watch, self.door)
-        self._server = listen.server(app(rooms, self.port, self.door), CONNECTIONS)
+        self._server = listen.server(app(rooms, self.port, self.door))
         logging.getLogger("uvicorn.error").addFilter(_quiet)
         self._loop = asyncio.get_running_loop()
         self._began.set()
@@ -126,7 +131,7 @@ def read_password(file: Path) -> str:
         InputError: the file cannot be read.
     """
     try:
-        return file.read_text().strip("\r\n")
+        return file.read_text("utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the password from {file}: {error}") from error
 
@@ -140,6 +145,6 @@ def _hasten(listening: socket.socket) -> None:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Whether a line of the log is one for people; that a client went or was sent away is none."""
+    """Whether a line of the log is one for people: not what a client did, which anybody may be."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is not asyncio.CancelledError and not str(record.msg).startswith(QUIET)

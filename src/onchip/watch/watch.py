@@ -1,5 +1,8 @@
 """A watch: all cameras, the chip, what is kept and who is told, wired together."""
 
+import ctypes
+import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,9 +27,11 @@ from onchip.watch.tracks import FAINT
 from onchip.watch.values import CameraState, Event, WatchState
 
 TICK = 1.0  # seconds between looks at what no picture tells
+TIDY = 20  # ticks between two returns of memory
 PATIENCE = 5.0  # seconds for which is waited for cameras and the chip, when all ends
 FAREWELL = 3.0  # seconds for which is waited for the disk, before the broker is left
-FULL = 0.9  # a part so busy is at its end
+FULL = 0.9  # a processor so busy is at its end
+CHIP_FULL = 0.8  # a chip is at its end before: between two looks it waits for Python
 BEHIND = 0.85  # a camera with less than this part of what is due is behind
 SOON = 15.0  # seconds until figures say something
 
@@ -174,7 +179,12 @@ class Watch(Closing):
                 self.health.failing("news", error)
 
     def _tick(self) -> None:
-        while not self._ends.wait(TICK):
+        tidy = _trim()
+        for count in itertools.count():
+            if self._ends.wait(TICK):
+                return
+            if count % TIDY == 0:
+                tidy()
             for lookout in self.lookouts.values():
                 lookout.tick()
             self._processor()
@@ -198,7 +208,8 @@ def open_model(config: Config) -> Sees:
         InputError: it is missing, is no model or is not whole.
         UnsupportedError: it is no detector that onchip knows.
     """
-    return open_sight(config.model, limits=Limits(FAINT, config.overlap))
+    threads = 1 if len(config.cameras) > 1 else 0  # where it is the processor: many, or one soon
+    return open_sight(config.model, limits=Limits(FAINT, config.overlap), threads=threads)
 
 
 def limit(cameras: Iterable[CameraState], load: Load, processor: float, own: float) -> str:
@@ -208,7 +219,7 @@ def limit(cameras: Iterable[CameraState], load: Load, processor: float, own: flo
     """
     live = [c for c in cameras if c.part.state == "ok" and c.fps > 0]
     slow = [c for c in live if c.fps < BEHIND * c.wanted_fps]
-    if load.busy >= FULL:
+    if load.busy >= CHIP_FULL:
         return f"the chip: it looks {load.fps:.0f} times a second, {load.ms:.0f} ms each"
     if processor >= FULL:
         if own < processor / 2:
@@ -228,3 +239,12 @@ def _all_at_once(works: Iterable[Callable[[], None]]) -> None:
     until = time.monotonic() + PATIENCE
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def _trim() -> Callable[[], object]:
+    """Return what gives memory that is free back to the system, where the C library can.
+
+    glibc keeps what frames of many threads have left, 40 MB a camera and slowly more.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    return partial(trim, 0) if trim is not None else lambda: None

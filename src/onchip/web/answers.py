@@ -1,5 +1,6 @@
 """What a server answers. What is no success is `{"error": {"code", "message", "hint"}}`."""
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from onchip.errors import InputError, OnchipError
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+PATIENCE = 60.0  # seconds in which a body has to be there
 
 Handler = Callable[["Request", Exception], "Response"]
 
@@ -64,12 +67,15 @@ async def read_body(request: "Request", kind: str, most: int) -> bytes:
         raise UnfitError(415, f"the body must be {kind}")
     body = b""
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise UnfitError(413, f"the body is larger than {most} bytes")
+        async with asyncio.timeout(PATIENCE):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise UnfitError(413, f"the body is larger than {most} bytes")
     except ClientDisconnect as error:
         raise UnfitError(400, "the body was cut short") from error
+    except TimeoutError as error:
+        raise UnfitError(408, "the body did not come") from error
     return body
 
 

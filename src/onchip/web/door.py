@@ -187,7 +187,9 @@ def address_of(client: str) -> str:
         found = ipaddress.ip_address(client)
     except ValueError:
         return client
-    if found.version == 4:
+    if found.version == 6 and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped  # as a server on :: sees them all
+    if found.version == 4 or found.is_loopback:
         return str(found)
     return str(ipaddress.ip_network((found, 64), strict=False))
 

@@ -37,7 +37,7 @@ CLOSED = (
 )
 FORM = """<form method="post" action="/login">
 <label>Password <input name="password" type="password" autocomplete="current-password" required
-autofocus></label> <button>Come in</button></form>"""
+autofocus></label> <button>Sign in</button></form>"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Entrance:
         it does not.
         """
         place = "/" if token is None else f"/?token={quote(token, safe='')}"
-        return self._front("Coming in …", f'<meta http-equiv="refresh" content="0;url={place}">')
+        return self._front("One moment …", f'<meta http-equiv="refresh" content="0;url={place}">')
 
     def _front(self, text: str, head: str = "", form: str = "", status: int = 200) -> "Response":
         """A page in front of the page."""

@@ -63,5 +63,6 @@ class Guard:
         if not same_site(headers):
             return failure(403, "site", "this comes from another site")
         if path != "/login" and not self.door.knows(request.cookies.get(self.cookie)):
-            return failure(401, "session", "this session is not open", "open the newest link")
+            hint = "give the password" if self.door.asks else "open the newest link"
+            return failure(401, "session", "this session is not open", hint)
         return None

@@ -1,5 +1,6 @@
 """Where a server listens: its port, its address as people type it, and the way there by ssh."""
 
+import errno
 import getpass
 import os
 import shlex
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
+THIS = "name an address of this machine: 127.0.0.1, or 0.0.0.0 for all that it has"
+BACKLOG = 128
 GRACE = 2  # seconds that requests under way have when the server stops
 
 
@@ -36,7 +39,7 @@ def listen(host: str, choices: Sequence[int], hint: str) -> socket.socket:
     """Listen on the first of some ports that is free; 0 is any.
 
     Raises:
-        InputError: none can be had; `hint` says how another is chosen.
+        InputError: none can be had; `hint` says how another is chosen where others have them.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for at, choice in enumerate(choices, start=1):
@@ -47,12 +50,14 @@ def listen(host: str, choices: Sequence[int], hint: str) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, choice))
-            made.listen(128)
-        except OSError as error:
+            made.listen(BACKLOG)
+        except (OSError, TypeError, ValueError) as error:  # of what is no name at all
             made.close()
-            if at == len(choices) or isinstance(error, socket.gaierror):
-                why = f"cannot listen on {host}, port {choice or 'any'}: {error.strerror}"
-                raise InputError(why, hint) from error
+            taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+            if at == len(choices) or not taken:
+                text = getattr(error, "strerror", None) or "this is no name"
+                why = f"cannot listen on {host!r}, port {choice or 'any'}: {text}"
+                raise InputError(why, hint if taken else THIS) from error
         else:
             return made
     raise AssertionError
@@ -64,19 +69,22 @@ def url(host: str, port: int, token: str = "") -> str:
     return f"{place}?token={token}" if token else place
 
 
-def server(app: "ASGIApp", most: int | None = None) -> "uvicorn.Server":
-    """Return a uvicorn that is as closed as it can be, for so many connections at a time."""
+def server(app: "ASGIApp") -> "uvicorn.Server":
+    """Return a uvicorn that is as closed as it can be."""
     import uvicorn
+
+    from onchip.web.connections import Connection
 
     config = uvicorn.Config(
         app,
+        http=Connection,
+        backlog=BACKLOG,  # so many are let in before the first of them is looked at
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",
         proxy_headers=False,  # whoever asks must not choose the address that tries are counted by
         server_header=False,
-        limit_concurrency=most,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE,
     )

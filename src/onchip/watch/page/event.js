@@ -29,11 +29,18 @@ export class EventView {
     const known = this.events.events.get(id);
     if (known) return this.show(known);
     $("event-title").textContent = "Event";
+    await this.read();
+  }
+
+  // Asks for it, as when news were missed. What is shown stays, unless it is known to be gone.
+  async read() {
+    const { id } = this;
+    if (id === null) return;
     try {
       const { event } = await get(`/api/events/${encodeURIComponent(id)}`);
       if (id === this.id) this.show(event);
     } catch (failure) {
-      if (id === this.id) $("event-body").replaceChildren(element("p", { class: "empty", textContent: said(failure) }));
+      if (id === this.id && (!this.event || failure.status === 404)) this.say(said(failure));
     }
   }
 
@@ -50,9 +57,12 @@ export class EventView {
   }
 
   gone(id) {
-    if (id !== this.id) return;
+    if (id === this.id) this.say("This event was deleted.");
+  }
+
+  say(text) {
     this.event = null;
-    $("event-body").replaceChildren(element("p", { class: "empty", textContent: "This event was deleted." }));
+    $("event-body").replaceChildren(element("p", { class: "empty", textContent: text }));
   }
 
   step(by) {

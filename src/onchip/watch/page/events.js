@@ -87,6 +87,7 @@ export class Events {
     this.busy = false;
     if (!found) return;
     this.held.clear();
+    this.rows.clear(); // they may say what is over
     this.events = new Map(found.events.map((event) => [event.id, event]));
     this.end = !found.more;
     this.paint();
@@ -201,10 +202,10 @@ export class Events {
     row.classList.toggle("live", live);
     row.style.setProperty("--swatch", colorOf(event.label));
     const image = row.querySelector("img") ?? element("img", { alt: "", loading: "lazy", decoding: "async",
-      onerror: ({ target }) => target.classList.add("none"), onload: ({ target }) => target.classList.remove("none") });
+      onerror: ({ target }) => this.failed(target), onload: ({ target }) => target.classList.remove("none") });
     const source = event.snapshot ? thumbOf(event) : "";
     if (source && image.getAttribute("src") !== source) image.src = source;
-    image.classList.toggle("none", !source);
+    if (!source) image.classList.add("none");
     const where = [event.camera, ...event.zones].join(" · ");
     const name = element("b", {}, element("i", { class: "swatch" }), capital(event.label));
     const lasted = element("span", { class: "lasted", textContent: lengthOf(lastedOf(event)) });
@@ -216,6 +217,12 @@ export class Events {
     row.replaceChildren(element("a", { href: `#event/${encodeURIComponent(event.id)}` },
       element("span", { class: "thumb" }, image, ...(live ? [element("em", { textContent: "live" })] : [])), text));
     mark(row, event.id === this.current);
+  }
+
+  // Shows nothing rather than the sign of a broken picture; the next time it is asked for again.
+  failed(image) {
+    image.classList.add("none");
+    image.removeAttribute("src");
   }
 
   mark(id) {

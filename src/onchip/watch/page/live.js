@@ -19,11 +19,11 @@ class Tile {
     this.state = null;
     this.behind = 0;
     this.canvas = element("canvas", { role: "img", "aria-label": `${name}: no picture yet` });
-    this.trouble = element("div", { class: "trouble" });
+    this.trouble = element("div", { class: "trouble", id: `trouble-${name}` });
     this.figures = element("span", { class: "figures" });
     this.moving = svg(MOVING, "Something moves");
     this.box = element("article", { class: "tile" },
-      element("a", { class: "screen", href: `#live/${encodeURIComponent(name)}`, "aria-label": `${name}: show it large` },
+      element("a", { class: "screen", href: `#live/${encodeURIComponent(name)}`, "aria-label": `${name}: show it large`, "aria-describedby": this.trouble.id },
         this.canvas, this.trouble),
       element("div", { class: "caption" },
         element("i", { class: "dot" }), element("b", { textContent: name }), this.moving, this.figures));

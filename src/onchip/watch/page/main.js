@@ -39,7 +39,7 @@ function badge(id, count, what) {
 function go(first = false) {
   const [place, query = ""] = location.hash.slice(1).split("?");
   const [name, ...rest] = place.split("/");
-  const what = rest.length ? decodeURIComponent(rest.join("/")) : null;
+  const what = rest.length ? decoded(rest.join("/")) : null;
   const at = ["live", "events", "event", "status"].includes(name) ? name : "live";
   const before = document.body.dataset.view;
   document.body.dataset.view = at;
@@ -57,6 +57,15 @@ function go(first = false) {
   $("event-back").href = "#events" + filtered();
   document.querySelector("[data-tab=events]").href = "#events" + (at === "events" ? "" : filtered());
   if (!first && before !== at) $(`${at}-title`).focus({ preventScroll: true });
+}
+
+// An address that somebody cut or typed may be no text.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function filtered() {
@@ -92,7 +101,10 @@ function take(state) {
 }
 
 link.addEventListener("hello", ({ detail }) => {
-  if (detail.again) events.load(); // what was missed
+  if (detail.again) { // what was missed
+    events.load();
+    view.read();
+  }
   if (detail.restarted) toast("The watch was started again.");
 });
 link.addEventListener("state", ({ detail }) => take(detail));
@@ -121,7 +133,7 @@ function told() {
   place.dataset.text = text;
   place.replaceChildren(text);
   if (link.state === "lost") place.append(element("button", { type: "button", textContent: "Now", onclick: () => link.now() }));
-  if (link.state === "closed") place.append(element("button", { type: "button", textContent: "Come in again", onclick: () => location.assign("/") }));
+  if (link.state === "closed") place.append(element("button", { type: "button", textContent: "Sign in again", onclick: () => location.assign("/") }));
 }
 
 try {
