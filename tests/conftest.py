@@ -21,7 +21,10 @@ import graphs
 ROOT = Path(__file__).parents[1]
 
 
-collect_ignore = ["standins"]  # they are for processes and tests that ask for them
+collect_ignore = [
+    "standins",
+    "rtsp_server.py",
+]  # they are for processes and tests that ask for them
 
 
 def pytest_configure() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onchip.dataset import coco, yolo
@@ -288,6 +288,7 @@ entry = st.fixed_dictionaries({}, optional=dict.fromkeys(
 )) | values  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(
     ["images", "annotations", "categories", "info"], st.lists(entry, max_size=5) | values
 )))  # fmt: skip

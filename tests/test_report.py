@@ -95,10 +95,8 @@ def test_warnings_come_before_notes() -> None:
 
 
 def test_detections_as_data() -> None:
-    from pathlib import Path
-
     seen = Detections(np.array([[1, 2, 3.456, 4]]), np.array([0.87654]), np.array([1]))
-    assert data.detections(seen, ("a", "b"), Path("x.jpg"), 3) == {
+    assert data.detections(seen, ("a", "b"), "x.jpg", 3) == {
         "source": "x.jpg",
         "frame": 3,
         "detections": [

@@ -535,11 +535,12 @@ def at(wall: float) -> Clock:
 
 
 def due(kept: Kept) -> None:
-    """Let what is done now and then be done now."""
-    kept.store._due = 0.0
-    with kept.store._changed:
-        kept.store._changed.notify_all()
-    kept.until(lambda: kept.store._due > time.monotonic() + 1)  # all that is too much went
+    """Let what is done now and then be done now; twice, for it may have been under way already."""
+    for _ in range(2):
+        kept.store._due = 0.0
+        with kept.store._changed:
+            kept.store._changed.notify_all()
+        kept.until(lambda: kept.store._due > time.monotonic() + 1)  # all that is too much went
 
 
 def test_events_go_by_age_and_open_ones_stay(tmp_path: Path) -> None:
