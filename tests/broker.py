@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
+
+from onchip.closing import Closing
 
 
 def need() -> str:
@@ -27,7 +28,7 @@ def need() -> str:
     return found
 
 
-class Mosquitto:
+class Mosquitto(Closing):
     """Runs until the end of the `with` block. It keeps nothing: what it was told dies with it."""
 
     def __init__(
@@ -49,12 +50,7 @@ class Mosquitto:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.kill()
 
     def start(self) -> None:
@@ -111,7 +107,7 @@ class Message:
         return json.loads(self.data)
 
 
-class Listener:
+class Listener(Closing):
     """Hears everything that a broker is told, over its restarts, until the end of the `with` block."""
 
     def __init__(self, broker: Mosquitto) -> None:
@@ -140,12 +136,7 @@ class Listener:
         self.listening()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
 

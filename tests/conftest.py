@@ -1,10 +1,12 @@
 """What tests share: the real models and images, a tiny detector, and a built artifact."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,6 +75,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = cv2.resize(small, shape[1::-1], interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / f"{number}.png"), image)
     return folder
+
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a window, for what a person does on a page."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 class Cli:

@@ -17,12 +17,13 @@ import subprocess
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote
 
 import av
 import pytest
+
+from onchip.closing import Closing
 
 PYTHON = os.environ.get("ONCHIP_SYSTEM_PYTHON", "/usr/bin/python3")
 SCRIPT = Path(__file__).with_name("rtsp_server.py")
@@ -85,7 +86,7 @@ def clip(
     return path
 
 
-class Server:
+class Server(Closing):
     """Serves clips (name of the stream to file) until the end of the `with` block.
 
     `fps` plays them at another rate; `user` and `password` guard them, by digest if wanted.
@@ -175,10 +176,5 @@ class Server:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.kill()

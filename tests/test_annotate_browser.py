@@ -19,7 +19,7 @@ from PIL import Image
 pytest.importorskip("uvicorn", reason="pip install 'onchip[annotate]'")
 pytest.importorskip("playwright", reason="make test ALL=1 tries pages in a Chromium")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from onchip.dataset import yolo
 from onchip.demo.scenes import write
@@ -29,22 +29,9 @@ from annotating import Running, photo, running
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WIDE, TALL = 640, 360
 MARGIN = 16  # around a photo that is shown whole
 Corners = tuple[float, float, float, float]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Person:

@@ -1,7 +1,6 @@
 """The page of a watch as a person uses it, in a real Chromium, on a desk and on a phone."""
 
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="pip install 'onchip[watch]'")
 pytest.importorskip("playwright", reason="make test ALL=1 tries pages in a Chromium")
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from onchip.watch import streams
 
@@ -22,23 +21,10 @@ from watching import Double, Running, film, playing, running, scene, sighting
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 PHONE = {
     "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True,
     "has_touch": True,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ pytest.importorskip("uvicorn", reason="pip install 'onchip[watch]'")
 from onchip.detections import Detections
 from onchip.errors import DeviceError, InputError, UnsupportedError
 from onchip.watch import app, serve, streams
-from onchip.watch.serve import Server, Wanted, read_password
+from onchip.watch.serve import Server, Wanted
 from onchip.web import answers, connections
-from onchip.web.door import Door
+from onchip.web.door import Door, read_password
 
 from annotating import Visitor
 from watching import Double, Running, Shot, film, running, scene, sighting

@@ -1,6 +1,5 @@
 """Open whatever can see: a built artifact, or an ONNX model as it is."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from onchip.detect.detector import Detector
 from onchip.detect.program import Limits, Program
 from onchip.detections import Detections
 from onchip.errors import InputError
+from onchip.targets.cpu import depth
 from onchip.vision.preprocess import Image
 
 
@@ -85,5 +85,5 @@ def _float(path: Path, artifact: Artifact, limits: Limits, threads: int) -> Sigh
 
     manifest = artifact.manifest
     program = Program(Runner(cut_model(artifact).bytes, threads), manifest.input, manifest.head)
-    depth = (os.cpu_count() or 1) if threads == 1 else 2
-    return Sight(path.name, manifest.head.labels, program, limits, True, depth, Closing())
+    labels = manifest.head.labels
+    return Sight(path.name, labels, program, limits, True, depth(threads), Closing())

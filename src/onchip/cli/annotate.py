@@ -8,11 +8,8 @@ from pathlib import Path
 
 import click
 
-from onchip.cli.options import as_json, command, names
-from onchip.cli.output import print_json, print_text
-from onchip.errors import InputError
-
-PASSWORD = "ONCHIP_PASSWORD"  # noqa: S105 - the name of a variable
+from onchip.cli.options import PASSWORD, as_json, command, names
+from onchip.cli.output import print_json, print_new_link, print_text
 
 
 @command("onchip annotate photos/ --classes car,person")
@@ -47,7 +44,7 @@ def annotate_verb(
         _password(host, password_file), shlex.join(["onchip", *sys.argv[1:]]),
     )  # fmt: skip
     # Once the address is said, Ctrl-C is how this ends.
-    with Server(wanted, _new_link) as server, suppress(KeyboardInterrupt):
+    with Server(wanted, print_new_link) as server, suppress(KeyboardInterrupt):
         ssh = tunnel(server.port, os.environ) if server.door.local else ""
         if as_json:
             count = sum(not p.fault for p in server.photos.all)
@@ -68,24 +65,16 @@ def _where(url: str, ssh: str, local: bool) -> str:
     return "\n".join([*lines, "Ctrl-C ends it; what was saved is saved."])
 
 
-def _new_link(url: str) -> None:
-    sys.stderr.write(f"The first link was used already; if that was you, open  {url}\n")
-    sys.stderr.flush()
-
-
 def _password(host: str, file: Path | None) -> str | None:
     """Return the password for others than this machine's own people; never from the command line.
 
     Raises:
         InputError: the file cannot be read.
     """
-    from onchip.web.door import is_loopback
+    from onchip.web.door import is_loopback, read_password
 
     if file is not None:
-        try:
-            return file.read_text().strip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read the password from {file}: {error}") from error
+        return read_password(file)
     if is_loopback(host):
         return None
     if os.environ.get(PASSWORD):

@@ -8,6 +8,7 @@ import click
 
 from onchip.errors import InputError
 
+PASSWORD = "ONCHIP_PASSWORD"  # noqa: S105 - the variable that may hold a page's password
 F = Callable[..., Any]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

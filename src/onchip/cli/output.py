@@ -35,6 +35,12 @@ def print_error(error: OnchipError, as_json: bool) -> None:
         sys.stderr.write(f"  {error.hint}\n")
 
 
+def print_new_link(url: str) -> None:
+    """Say where a page can be opened whose first link was used already."""
+    sys.stderr.write(f"The first link was used already; if that was you, open  {url}\n")
+    sys.stderr.flush()
+
+
 class Bars:
     """Progress bars on a terminal's stderr; a call per step, none where nobody watches."""
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from onchip.cli.annotate import PASSWORD
-from onchip.cli.options import as_json, command
-from onchip.cli.output import print_json, print_text
+from onchip.cli.options import PASSWORD, as_json, command
+from onchip.cli.output import print_json, print_new_link, print_text
 from onchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -213,8 +212,8 @@ def _wanted(config: "Config") -> "Wanted":
     Raises:
         InputError: others can reach it, and there is no good password.
     """
-    from onchip.watch.serve import Wanted, read_password
-    from onchip.web.door import Door
+    from onchip.watch.serve import Wanted
+    from onchip.web.door import Door, read_password
 
     page = config.page
     password = os.environ.get(PASSWORD) or None
@@ -231,12 +230,7 @@ def _wanted(config: "Config") -> "Wanted":
 def _serve(watch: "Watch", page: "Wanted") -> "Server":
     from onchip.watch.serve import Server
 
-    return Server(watch, page, _new_link)
-
-
-def _new_link(url: str) -> None:
-    sys.stderr.write(f"The first link was used already; if that was you, open  {url}\n")
-    sys.stderr.flush()
+    return Server(watch, page, print_new_link)
 
 
 def _check(config: "Config", page: "Wanted | None", as_json: bool) -> None:

@@ -12,7 +12,7 @@ from onchip.artifact import Artifact
 from onchip.errors import ToolError
 from onchip.spec import QuantSpec
 from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target
-from onchip.vision.codes import Codes, Tensors, codes_of
+from onchip.vision.codes import Tensors, codes_of, named
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -54,6 +54,11 @@ class Cpu(Target):
         return (Part("onnxruntime", self.version()),)
 
 
+def depth(threads: int) -> int:
+    """Return how many callers keep the processor busy, where each call has so many threads."""
+    return (os.cpu_count() or 1) if threads == 1 else 2  # what prepares shares the cores
+
+
 class CpuSession(Session):
     """One graph in ONNX Runtime. `threads` 0 is one per core; with 1 several calls share them."""
 
@@ -73,7 +78,7 @@ class CpuSession(Session):
             )
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the compiled file: {error}") from error
-        self.depth = (os.cpu_count() or 1) if threads == 1 else 2  # what prepares shares the cores
+        self.depth = depth(threads)
         self._input = self._session.get_inputs()[0].name
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._codes = codes_of(self._session.get_modelmeta().custom_metadata_map)
@@ -84,7 +89,4 @@ class CpuSession(Session):
             found = self._session.run(None, {self._input: tensor})
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot run the compiled file: {error}") from error
-        return {
-            name: Codes(values, *self._codes[name]) if name in self._codes else values
-            for name, values in zip(self._outputs, found, strict=True)
-        }
+        return named(self._outputs, found, self._codes)

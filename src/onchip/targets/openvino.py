@@ -13,7 +13,7 @@ from onchip.artifact import Artifact
 from onchip.errors import DeviceError, ToolError
 from onchip.spec import QuantSpec
 from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target
-from onchip.vision.codes import CODES, Codes, Tensors, codes_of
+from onchip.vision.codes import CODES, Tensors, codes_of, named
 
 INSTALL = "pip install 'onchip[openvino]'"
 
@@ -108,15 +108,12 @@ class OpenvinoSession(Session):
         try:
             request.infer([tensor])
             # the request's memory is used again by the next call
-            found = {name: request.get_tensor(name).data.copy() for name in self._names}
+            found = [request.get_tensor(name).data.copy() for name in self._names]
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO failed: {_first(error)}") from error
         finally:
             self._free.put(request)
-        return {
-            name: Codes(values, *self._codes[name]) if name in self._codes else values
-            for name, values in found.items()
-        }
+        return named(self._names, found, self._codes)
 
 
 def _first(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Head tensors as a chip gives them: floats, or its own integers with what they stand for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -90,6 +90,16 @@ def real(values: Values) -> Floats:
 def all_real(tensors: Tensors) -> FloatTensors:
     """Return all tensors as floats, for who compares them."""
     return {name: real(values) for name, values in tensors.items()}
+
+
+def named(
+    names: Sequence[str], arrays: Iterable[npt.NDArray[Any]], scales: Mapping[str, Scale]
+) -> dict[str, Values]:
+    """Return a runtime's outputs by name, as codes where their scale is known."""
+    return {
+        name: Codes(values, *scales[name]) if name in scales else values
+        for name, values in zip(names, arrays, strict=True)
+    }
 
 
 def at_least(values: Values, value: float) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,10 @@ which events came, which no clock can change. Events that have not ended always 
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 from onchip.watch.config import Keep
 from onchip.watch.files import Files, Line, size
@@ -72,7 +75,7 @@ class Keeping:
 
     def make_room(self, table: Table) -> bool:
         """Take some of the oldest clips away since the disk is full; whether there were any."""
-        return self._drop_clips(table, ROOM) > 0
+        return self._drop(table, "clip", ROOM) > 0
 
     def _by_age(self, table: Table) -> bool:
         if self._clock.doubtful():
@@ -86,7 +89,7 @@ class Keeping:
         over = self._over(table)
         if over <= 0:
             return False
-        if self._drop_clips(table, over) or self._drop_snapshots(table, over):
+        if self._drop(table, "clip", over) or self._drop(table, "snapshot", over):
             return self._over(table) > 0
         rows = table.oldest("event", AT_ONCE)
         remove(table, self._files, rows)
@@ -94,29 +97,22 @@ class Keeping:
 
     def _by_room(self, table: Table) -> bool:
         free, floor = _room(self._files.root)
-        return free < floor and 0 < self._drop_clips(table, floor - free) < floor - free
+        return free < floor and 0 < self._drop(table, "clip", floor - free) < floor - free
 
     def _over(self, table: Table) -> float:
         underway = sum(map(size, self._files.underway.iterdir()))
         return table.stored + table.used() + underway - self._keep.gigabytes * 1e9
 
-    def _drop_clips(self, table: Table, wanted: float) -> int:
-        rows = _enough(table.oldest("clip", AT_ONCE), wanted, lambda row: row.clip)
+    def _drop(self, table: Table, what: Literal["clip", "snapshot"], wanted: float) -> int:
+        """Delete the oldest files of a kind, so many bytes or AT_ONCE; return how many bytes."""
+        place = self._files.clip if what == "clip" else self._files.snapshot
+        rows = _enough(table.oldest(what, AT_ONCE), wanted, attrgetter(what))
         for row in rows:
-            self._files.clip(row.day, row.event.id).unlink(missing_ok=True)
+            place(row.day, row.event.id).unlink(missing_ok=True)
         with table.writing():
             for row in rows:
-                table.put(_without(row, clip=0))
-        return sum(row.clip for row in rows)
-
-    def _drop_snapshots(self, table: Table, wanted: float) -> int:
-        rows = _enough(table.oldest("snapshot", AT_ONCE), wanted, lambda row: row.snapshot)
-        for row in rows:
-            self._files.snapshot(row.day, row.event.id).unlink(missing_ok=True)
-        with table.writing():
-            for row in rows:
-                table.put(_without(row, snapshot=0))
-        return sum(row.snapshot for row in rows)
+                table.put(replace(row, clip=0) if what == "clip" else replace(row, snapshot=0))
+        return sum(map(attrgetter(what), rows))
 
 
 def remove(table: Table, files: Files, rows: list[Row]) -> None:
@@ -133,12 +129,6 @@ def remove(table: Table, files: Files, rows: list[Row]) -> None:
             table.remove(row.event.id for row in some)
         if not table.holds(day):
             files.remove_empty(day)
-
-
-def _without(row: Row, snapshot: int | None = None, clip: int | None = None) -> Row:
-    snapshot = row.snapshot if snapshot is None else snapshot
-    clip = row.clip if clip is None else clip
-    return Row(row.event, row.day, row.ended, row.sent, snapshot, clip)
 
 
 def _enough(rows: list[Row], wanted: float, measure: Callable[[Row], int]) -> list[Row]:

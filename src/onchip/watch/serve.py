@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onchip.closing import Closing
-from onchip.errors import InputError
 from onchip.watch.values import Event
 from onchip.web import listen
 from onchip.web.door import Door
@@ -122,18 +121,6 @@ class Server(Closing):
             if self._loop is not None and self.rooms is not None:
                 news = {"type": kind, "event": event}
                 self._loop.call_soon_threadsafe(self.rooms.news.tell, "event", news)
-
-
-def read_password(file: Path) -> str:
-    """Read the password of the page.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return file.read_text("utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the password from {file}: {error}") from error
 
 
 def _hasten(listening: socket.socket) -> None:

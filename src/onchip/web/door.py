@@ -168,6 +168,18 @@ class Door:
             write_whole(self._file, "".join(f"{m.hex()}\n" for m in self._sessions).encode())
 
 
+def read_password(file: Path) -> str:
+    """Read the password of a page.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return file.read_text("utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the password from {file}: {error}") from error
+
+
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own and nobody else's way in."""
     try:
