@@ -24,6 +24,8 @@ from onchip.vision.preprocess import find_images
 import rtsp
 from conftest import Cli
 
+ONCHIP = [sys.executable, "-m", "onchip"]
+
 
 def test_results_come_in_order_whoever_is_first() -> None:
     def work(item: int) -> int:
@@ -167,24 +169,40 @@ def test_a_camera_that_is_not_there(
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_clip_that_is_interrupted_leaves_no_half_video(built: Path, cli: Cli) -> None:
+    write(cli.folder / "clip.mp4", 3000)
+    command = [*ONCHIP, "detect", str(built), "clip.mp4", "-o", "seen", "--json"]
+    running = subprocess.Popen(
+        command, cwd=cli.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None and running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 130 and "interrupted" in said
+    assert not list((cli.folder / "seen").iterdir())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(built: Path, cli: Cli) -> None:
+    write(cli.folder / "clip.mp4", 300)
+    command = [*ONCHIP, "detect", str(built), "clip.mp4", "--json"]
+    running = subprocess.Popen(
+        command, cwd=cli.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.readline()
+    running.stdout.close()
+    assert (running.stderr.read(), running.wait(20)) == ("", 0)
+
+
 @pytest.mark.live
 @pytest.mark.data
 def test_a_camera_is_looked_at_until_interrupted(built: Path, data: Path, tmp_path: Path) -> None:
     rtsp.need()
     with rtsp.Server({"front": data / "video" / "car-detection.mp4"}) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "onchip",
-            "detect",
-            built,
-            server.url("front"),
-            "-o",
-            "seen",
-        ]
+        command = [*ONCHIP, "detect", str(built), server.url("front"), "-o", "seen", "--json"]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         running = subprocess.Popen(
-            [*map(str, command), "--json"],
+            command,
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,

@@ -33,6 +33,14 @@ class Verbs(click.Group):
             raise InputError(f"no verb called {args[0]!r}", f"allowed are {', '.join(VERBS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb. It is no error when the reader of its output leaves, as `head` does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own exit
+            return 0
+
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
@@ -53,10 +61,6 @@ def run(arguments: list[str]) -> int:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         return _interrupted()  # while a library was loading, which says it in its own way
-    except BrokenPipeError:
-        # the reader of a pipe left, as `head` does; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _fail(InputError(f"{place}{error.strerror or error}"), as_json)

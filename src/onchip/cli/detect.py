@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from onchip.cli.options import as_json, command, names
 from onchip.cli.output import bars, print_json, print_text
+from onchip.cli.stopping import Stop, stopping
 from onchip.detect.live import Seen
 from onchip.detect.pipeline import ahead, each
 from onchip.detect.program import Limits
@@ -72,7 +73,7 @@ def detect_verb(
         raise InputError(f"{output} is a file", "name a folder: -o seen/")
     many = not images.live and images.total != 1
     hints = images.paths[:8] if isinstance(images, Photos) else ()
-    with ExitStack() as opened:
+    with stopping() as stop, ExitStack() as opened:
         limits = Limits(confidence, overlap)
         sight = opened.enter_context(
             open_sight(file, hints, limits=limits, threads=1 if many else 0)
@@ -84,12 +85,10 @@ def detect_verb(
         if output is not None:
             drawings = opened.enter_context(_drawings(images, output, sight.labels))
         progress = opened.enter_context(bars())
-        frames = opened.enter_context(closing(_frames(images, seconds)))
+        frames = opened.enter_context(closing(_frames(images, seconds, stop)))
         look = partial(_look, sight, _chosen(classes, sight.labels))
-        # Ctrl-C is the way to end a camera, and what was drawn until then is kept
-        ends = (KeyboardInterrupt,) if images.live else ()
         count, objects, started = 0, 0, time.perf_counter()
-        with suppress(*ends), closing(each(frames, look, sight.depth)) as seen:
+        with closing(each(frames, look, sight.depth)) as seen:
             for frame, found in seen:
                 count, objects = count + 1, objects + len(found)
                 _tell(frame, found, sight.labels, images, as_json)
@@ -106,11 +105,19 @@ def detect_verb(
         print_text(f"{objects} objects in {count} frames, {count / spent:.1f} per second{place}")
 
 
-def _frames(images: Source, seconds: float | None) -> Generator[Frame]:
-    frames = images.frames() if images.live else ahead(images.frames())
+def _frames(images: Source, seconds: float | None, stop: Stop) -> Generator[Frame]:
+    """Yield the frames until enough were seen, or an end is asked for.
+
+    Raises:
+        KeyboardInterrupt: it is asked for before the last of them. A camera ends in no other way:
+            what was drawn until then is kept.
+    """
+    frames = images.frames(stop) if isinstance(images, Live) else ahead(images.frames())
     with closing(frames):
         for frame in frames:
-            if seconds is not None and frame.seconds >= seconds:
+            if stop() and not images.live:
+                raise KeyboardInterrupt
+            if stop() or (seconds is not None and frame.seconds >= seconds):
                 return
             yield frame
 

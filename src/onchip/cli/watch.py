@@ -1,13 +1,11 @@
 """watch."""
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ import msgspec
 
 from onchip.cli.options import PASSWORD, as_json, command
 from onchip.cli.output import print_json, print_new_link, print_text
+from onchip.cli.stopping import Stop, stopping
 from onchip.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 EVERY = 5.0  # seconds between two states for --json
 REFRESH = 1.0  # seconds between two tables
-IMPATIENT = 3.0  # seconds after the first Ctrl-C, from which the next one does not wait
 SHOWN = 8  # events under the table
 STYLES = {"ok": "green", "starting": "yellow", "failing": "red"}
 
@@ -54,49 +52,49 @@ def watch_verb(file: Path, check: bool, no_page: bool, as_json: bool) -> None:
         return
     from onchip.watch.watch import Watch
 
-    with _stopping() as stopped, ExitStack() as held:
+    with stopping() as stop, ExitStack() as held:
         watch = held.enter_context(Watch(config))
         server = None
         if page is not None:
             server = held.enter_context(_serve(watch, page))
-        if stopped.is_set():
+        if stop():
             return
         watch.start()
         if server is not None:
             server.start()
         if as_json:
-            _as_json(watch, stopped)
+            _as_json(watch, stop)
         else:
-            _as_text(watch, server, stopped)
+            _as_text(watch, server, stop)
 
 
-def _as_json(watch: "Watch", stopped: threading.Event) -> None:
-    while not stopped.is_set():
+def _as_json(watch: "Watch", stop: Stop) -> None:
+    while not stop():
         print_json(msgspec.to_builtins(watch.state()))
-        stopped.wait(EVERY)
+        stop.wait(EVERY)
 
 
-def _as_text(watch: "Watch", server: "Server | None", stopped: threading.Event) -> None:
+def _as_text(watch: "Watch", server: "Server | None", stop: Stop) -> None:
     print_text(_began(watch, server))
     if sys.stderr.isatty():
-        _as_table(watch, stopped)
+        _as_table(watch, stop)
         return
-    watch.subscribe(partial(_say, stopped))
+    watch.subscribe(partial(_say, stop))
     for health in (watch.health, watch.cameras_health):
         health.on_change.append(_teller())
-    stopped.wait()
+    stop.wait()
 
 
-def _as_table(watch: "Watch", stopped: threading.Event) -> None:
+def _as_table(watch: "Watch", stop: Stop) -> None:
     from rich.console import Console
     from rich.live import Live
 
     lines: deque[str] = deque(maxlen=SHOWN)
     watch.subscribe(lambda event, kind: lines.append(line(event)) if kind != "update" else None)
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-        while not stopped.is_set():
+        while not stop():
             live.update(table(watch.state(), tuple(lines)), refresh=True)
-            stopped.wait(REFRESH)
+            stop.wait(REFRESH)
 
 
 def _began(watch: "Watch", server: "Server | None") -> str:
@@ -113,13 +111,13 @@ def _began(watch: "Watch", server: "Server | None") -> str:
     return "\n".join([*said, "Ctrl-C ends it; what was recorded is saved."])
 
 
-def _say(stopped: threading.Event, event: "Event", kind: str) -> None:
+def _say(stop: Stop, event: "Event", kind: str) -> None:
     if kind == "update":
         return
     try:
         print_text(line(event))
     except OSError:  # the reader of a pipe left, as `head` does
-        stopped.set()
+        stop.set()
 
 
 def _teller() -> "Callable[[PartState], None]":
@@ -176,34 +174,6 @@ def _state(part: "PartState") -> "RenderableType":
     from rich.text import Text
 
     return Text(f"{part.state} {part.message}".strip(), STYLES[part.state])
-
-
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Give what is set by Ctrl-C or SIGTERM. Another one, some seconds later, interrupts.
-
-    Not at once: what starts programs often passes on a signal that they got already.
-    """
-    stopped = threading.Event()
-    before: dict[signal.Signals, object] = {}
-    first = 0.0
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal first
-        if not stopped.is_set():
-            first = time.monotonic()
-            stopped.set()
-        elif time.monotonic() - first > IMPATIENT:
-            raise KeyboardInterrupt
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    for found in (getattr(signal, name) for name in names if hasattr(signal, name)):
-        before[found] = signal.signal(found, stop)
-    try:
-        yield stopped
-    finally:
-        for found, handler in before.items():
-            signal.signal(found, handler)  # type: ignore[arg-type]
 
 
 def _wanted(config: "Config") -> "Wanted":

@@ -101,8 +101,11 @@ class Live:
     moving: ClassVar[bool] = True
     live: ClassVar[bool] = True
 
-    def frames(self) -> Generator[Frame]:
+    def frames(self, ended: Callable[[], bool] = lambda: False) -> Generator[Frame]:
         """Yield the latest frame, again and again; a camera that is lost is taken up again.
+
+        Args:
+            ended: whether to end; asked before each frame, and now and then while none comes.
 
         Raises:
             LostError: it cannot be reached to begin with.
@@ -118,8 +121,8 @@ class Live:
 
         with Camera(self.place, latest.put, tell=told) as camera:
             camera.start()
-            while True:
-                found = latest.get(timeout=1)  # Ctrl-C is looked at in between
+            while not ended():
+                found = latest.get(timeout=0.2)
                 if isinstance(found, LostError):
                     raise found
                 if found is not None:

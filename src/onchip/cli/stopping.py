@@ -1,0 +1,60 @@
+"""Ctrl-C as a question that is answered between two pieces of work, instead of an exception in one.
+
+An exception that comes while a queue is locked leaves it locked, and its other threads waiting.
+"""
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+IMPATIENT = 3.0  # seconds after the first Ctrl-C, from which the next one does not wait
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Stop:
+    """Whether an end was asked for. It holds no lock, so that a signal may set it at any moment."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self._near, self._far = near, far
+        self.asked: float | None = None  # when, by the monotonic clock
+
+    def __call__(self) -> bool:
+        """Whether it was asked for."""
+        return self.asked is not None
+
+    def set(self) -> None:
+        """Ask for the end."""
+        if not self():
+            self.asked = time.monotonic()
+            self._far.send(b"!")
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until an end is asked for, but not longer than that."""
+        select.select([self._near], [], [], seconds)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Give what is set by Ctrl-C or SIGTERM. Another one, some seconds later, interrupts.
+
+    Not at once: what starts programs often passes on a signal that they got already.
+    """
+    near, far = socket.socketpair()
+    stop = Stop(near, far)
+
+    def asked(number: int, frame: object) -> None:
+        if stop.asked is not None and time.monotonic() - stop.asked > IMPATIENT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    with near, far:
+        before = {found: signal.signal(found, asked) for found in known}
+        try:
+            yield stop
+        finally:
+            for found, handler in before.items():
+                signal.signal(found, handler)

@@ -1,0 +1,50 @@
+"""Ctrl-C, answered between two pieces of work."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from onchip.cli import stopping
+from onchip.cli.stopping import stopping as stop_on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_lock_held(number: signal.Signals) -> None:
+    """As an exception it would come inside the lock's own code, and other threads wait for ever."""
+    handler = signal.getsignal(number)
+    lock = threading.Condition()
+    with stop_on_signals() as stop:
+        assert not stop()
+        with lock:
+            signal.raise_signal(number)
+        assert stop()
+        stop.wait()  # at once
+    assert lock.acquire(blocking=False)
+    assert signal.getsignal(number) is handler
+
+
+def test_waiting_ends_as_soon_as_it_is_asked_for() -> None:
+    with stop_on_signals() as stop:
+        stop.wait(0.01)
+        assert not stop()
+        timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        stop.wait(60)
+        timer.join()
+        assert stop()
+
+
+def test_the_next_one_interrupts_but_not_one_that_came_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        later = time.monotonic() + stopping.IMPATIENT + 1
+        monkeypatch.setattr(stopping.time, "monotonic", lambda: later)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
