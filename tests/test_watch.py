@@ -236,10 +236,10 @@ def test_a_chip_that_fails_is_opened_again(error: Exception) -> None:
         return made[-1]
 
     with running(Chip(opened, health)) as chip:
-        until(lambda: chip.offer(taker, shot()) or taker.ats)
+        until(lambda: (chip.offer(taker, shot()), taker.ats)[1])
         made[0].fails = error
         before = len(taker.ats)
-        until(lambda: chip.offer(taker, shot()) or len(taker.ats) > before + 3, 10.0)
+        until(lambda: (chip.offer(taker, shot()), len(taker.ats) > before + 3)[1], 10.0)
         assert made[0].closed and len(made) == 3
         assert health.part("chip").state == "ok"
     assert changes.count("chip failing") >= 2
@@ -467,9 +467,9 @@ def test_without_motion_nothing_is_looked_at_and_pictures_are_shown(
 # What limits it
 
 
-def state(fps: float, wanted: float = 5) -> CameraState:
+def state(fps: float, missed: float = 0) -> CameraState:
     part = PartState(name="front", state="ok")
-    return CameraState(name="front", part=part, fps=fps, wanted_fps=wanted, detect_fps=fps)
+    return CameraState(name="front", part=part, fps=fps, wanted_fps=5, missed_fps=missed)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +485,11 @@ def state(fps: float, wanted: float = 5) -> CameraState:
 )
 def test_what_limits(fps: float, load: float, processor: float, own: float, says: str) -> None:
     assert says in limit([state(fps)], Load(load, 60, 16), processor, own)
+
+
+def test_what_one_process_can_do_is_a_limit_too() -> None:
+    load = Load(0.7, 60, 16)
+    assert "one process" in limit([state(5, missed=2)], load, 0.8, 0.8)
 
 
 def test_the_processor_is_measured() -> None:

@@ -15,7 +15,8 @@ pytest.importorskip("playwright", reason="make test ALL=1 tries pages in a Chrom
 
 from playwright.sync_api import expect
 
-from onchip.watch import streams
+from onchip.vision.draw import COLORS
+from onchip.watch import marks, streams
 
 from watching import Double, Running, film, playing, running, scene, sighting
 
@@ -142,6 +143,20 @@ def test_the_grid_shows_moving_pictures_with_boxes_and_zones(
     watch.show("front", grey, at=time.monotonic() - 10)
     expect(tile(page, "front").locator(".moving")).to_be_hidden()
     expect(tile(page, "front").locator(".figures")).to_contain_text("old")  # no picture comes
+
+
+def test_a_label_has_one_colour_on_pages_and_in_pictures(site: Running, visit: Any) -> None:
+    labels = ["person", "bus", "traffic light", "café", "🦊", "toy-7"]
+    numbers = visit(site.url).evaluate(
+        """async labels => {
+          const { setColors, colorOf } = await import("/page/colors.js");
+          const palette = Array.from(Array(8).keys(), String);
+          setColors(palette);
+          return labels.map(label => Number(colorOf(label)));
+        }""",
+        labels,
+    )
+    assert numbers == [marks.number(label) % len(COLORS) for label in labels] and len(COLORS) == 8
 
 
 def test_a_failing_camera_says_why_over_its_last_picture_and_the_others_go_on(

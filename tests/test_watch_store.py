@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -90,6 +91,11 @@ def clip_of(store: Store, number: int, data: bytes = b"video") -> Path:
     path = store.underway / f"{number:016x}.mp4"
     path.write_bytes(data)
     return path
+
+
+def test_nobody_else_may_look_into_the_folder(tmp_path: Path) -> None:
+    with Kept(tmp_path / "new").store:
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 def test_an_event_from_begin_to_end(kept: Kept) -> None:

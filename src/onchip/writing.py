@@ -13,8 +13,10 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if need be, for this process alone while the block runs.
+def alone(folder: Path, mode: int = 0o777) -> Iterator[None]:
+    """Hold a folder for this process alone while the block runs.
+
+    It is made if need be, for those whom `mode` names.
 
     Raises:
         InputError: another process holds it, or it cannot be made.
@@ -22,7 +24,7 @@ def alone(folder: Path) -> Iterator[None]:
     import fcntl
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode, parents=True, exist_ok=True)
         held = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -1,6 +1,7 @@
 """Draw boxes on images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,14 @@ COLORS = (
 )
 
 
+class Mark(NamedTuple):
+    """A box in pixels (x1, y1, x2, y2), what is written above it, and a colour (BGR)."""
+
+    box: Iterable[float]
+    text: str
+    color: tuple[int, int, int]
+
+
 def color(label: int) -> tuple[int, int, int]:
     """Return the colour of a class."""
     return COLORS[label % len(COLORS)]
@@ -28,14 +37,23 @@ def color(label: int) -> tuple[int, int, int]:
 
 def draw(image: Image, found: Detections, labels: Sequence[str]) -> Image:
     """Return a copy of `image` (BGR) with boxes, names and scores, the best on top."""
+    named = ((labels[n] if n < len(labels) else str(n)) for n in map(int, found.classes))
+    marks = [
+        Mark(box, f"{name} {score:.2f}", color(label))
+        for name, (box, score, label) in zip(named, found, strict=True)
+    ]
+    return draw_marks(image, reversed(marks))
+
+
+def draw_marks(image: Image, marks: Iterable[Mark]) -> Image:
+    """Return a copy of `image` (BGR) with boxes and what is written above them."""
     canvas = image.copy()
     size = max(0.4, min(image.shape[:2]) / 1100)
     width = max(1, round(2 * size))
-    for box, score, label in reversed(list(found)):
-        x1, y1, x2, y2 = (round(float(v)) for v in box)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), color(label), width, cv2.LINE_AA)
-        name = labels[label] if label < len(labels) else str(label)
-        _tag(canvas, f"{name} {score:.2f}", (x1, y1), color(label), size)
+    for mark in marks:
+        x1, y1, x2, y2 = (round(float(v)) for v in mark.box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), mark.color, width, cv2.LINE_AA)
+        _tag(canvas, mark.text, (x1, y1), mark.color, size)
     return canvas
 
 

@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from onchip.detections import Detections
 from onchip.errors import DeviceError, InputError
-from onchip.vision.draw import COLORS, draw
+from onchip.vision.draw import COLORS
 from onchip.vision.preprocess import Image, decode_image
 from onchip.watch import streams
+from onchip.watch.marks import marked
 from onchip.watch.streams import BusyError, Look, News, Seats, Stream, Views
 from onchip.watch.values import Box, Event, WatchState
 from onchip.web.answers import as_json, failure, handlers
@@ -128,7 +128,7 @@ class Rooms:
         if look is None:
             return failure(503, "no picture", f"{name} has sent no picture yet")
         boxes = request.query_params.get("boxes", "0") not in ("", "0")
-        data = await self.views.run(lambda: streams.encode(drawn(look) if boxes else look[0].bgr()))
+        data = await self.views.run(lambda: streams.encode(_picture(look, boxes)))
         age = f"{time.monotonic() - look[0].at:.3f}"
         return Response(data, media_type="image/jpeg", headers={"x-age": age})
 
@@ -210,20 +210,6 @@ def app(rooms: Rooms, port: int, page: Door) -> Starlette:
     )
 
 
-def drawn(look: Look) -> Image:
-    """Return a picture with what was found on it."""
-    picture, sightings, _ = look
-    image = picture.bgr()
-    scale = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-    names = sorted({sighting.label for sighting in sightings})
-    found = Detections(
-        np.array([s.box for s in sightings], np.float32).reshape(-1, 4) * scale,
-        np.array([s.score for s in sightings], np.float32),
-        np.array([names.index(s.label) for s in sightings], np.int64),
-    )
-    return draw(image, found, names)
-
-
 def thumbnail(data: bytes, box: Box) -> bytes:
     """Return a small picture of what is in a box, with some of what is around it."""
     image = decode_image(np.frombuffer(data, np.uint8), "the picture of this event")
@@ -245,6 +231,11 @@ def title(event: Event) -> str:
     """Return what a file of an event is called, by the server's own time."""
     at = time.strftime("%Y-%m-%d %H-%M-%S", time.localtime(event.start))
     return f"{event.camera} {event.label} {at}".replace("/", "-")
+
+
+def _picture(look: Look, boxes: bool) -> Image:
+    picture, sightings, _ = look
+    return marked(picture.bgr(), sightings) if boxes else picture.bgr()
 
 
 def _text(request: Request, name: str, most: int = LONGEST) -> str:

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import cv2
-import numpy as np
 
 from onchip.closing import Closing
 from onchip.detect.live import Picture, Seen
 from onchip.detections import Detections
-from onchip.vision.draw import draw
 from onchip.watch.chip import Chip
 from onchip.watch.config import Camera, Config, where
 from onchip.watch.events import Events, Ids, News
 from onchip.watch.figures import Ages, Rate
 from onchip.watch.health import Health
+from onchip.watch.marks import marked
 from onchip.watch.motion import HOLD, MotionGate
 from onchip.watch.tracks import Looked, Tracker, scores
 from onchip.watch.values import CameraState, Event, Sighting, Why
@@ -96,7 +95,7 @@ class Lookout(Closing):
         self._view: View | None = None
         self._shown_at = 0.0
         now = time.monotonic()
-        self._came, self._looks, self._ages = Rate(now), Rate(now), Ages()
+        self._came, self._looks, self._missed, self._ages = Rate(now), Rate(now), Rate(now), Ages()
         self._figures = threading.Lock()
         self._last_came = self._last_look = now
         self._moved = -HOLD
@@ -176,13 +175,14 @@ class Lookout(Closing):
         """Return how the camera is, and its figures."""
         now, view = time.monotonic(), self._view
         with self._figures:
-            came, looks = self._came(now), self._looks(now)
+            came, looks, missed = self._came(now), self._looks(now), self._missed(now)
         middle, worst = self._ages(now)
         live = now - self._last_came < self._lost_after
         return CameraState(
             name=self.name, part=self._health.part(self.name),
             size=view.picture.size if view else (0, 0),
             fps=round(came, 1), wanted_fps=self.camera.fps, detect_fps=round(looks, 1),
+            missed_fps=round(missed, 1),
             age_ms=(round(middle * 1000, 1), round(worst * 1000, 1)),
             motion=live and now - self._moved < HOLD,
             objects=sum(self.counts().values()),
@@ -208,8 +208,9 @@ class Lookout(Closing):
         if self._clips is not None:
             self._clips.picture(picture)
         looking = self._active or now - self._moved < HOLD
-        if looking:
-            self._chip.offer(self, picture)
+        if looking and self._chip.offer(self, picture):
+            with self._figures:
+                self._missed.add(now)
         if not looking or now - self._shown_at > self._unseen_after:
             rests = self._view.sightings if self._view is not None and not looking else ()
             self._show(picture, tuple(s for s in rests if s.still))
@@ -283,10 +284,6 @@ class Lookout(Closing):
 
 def snapshot(picture: Picture, event: Event) -> bytes:
     """Return a JPEG of an event's best moment, with its box."""
-    image = picture.bgr()
-    height, width = image.shape[:2]
-    box = np.asarray([event.box], np.float32) * (width, height, width, height)
-    found = Detections(box, np.asarray([event.score], np.float32), np.zeros(1, np.int64))
-    drawn = draw(image, found, (event.label,))
+    drawn = marked(picture.bgr(), [event])
     _, data = cv2.imencode(".jpg", drawn, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
     return data.tobytes()

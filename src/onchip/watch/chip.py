@@ -78,12 +78,14 @@ class Turns:
         self._since: dict[Taker, float] = {}
         self._at_work: set[Taker] = set()
 
-    def put(self, taker: Taker, picture: Picture) -> None:
-        """Let a picture wait; it takes the place of an older one."""
+    def put(self, taker: Taker, picture: Picture) -> bool:
+        """Let a picture wait; it takes the place of an older one. Returns whether there was one."""
         with self._change:
+            missed = taker in self._pictures
             self._pictures[taker] = picture
             self._since.setdefault(taker, time.monotonic())
             self._change.notify()
+        return missed
 
     def take(self, least: Callable[[], float], ends: Callable[[], bool]) -> Turn | None:
         """Wait for the next turn; None at the end. Pictures from before `least()` are dropped."""
@@ -192,9 +194,12 @@ class Chip(Closing):
         self._health.starting(PART)
         self._thread.start()
 
-    def offer(self, taker: Taker, picture: Picture) -> None:
-        """Let a picture wait for its camera's turn, in place of an older one."""
-        self._turns.put(taker, picture)
+    def offer(self, taker: Taker, picture: Picture) -> bool:
+        """Let a picture wait for its camera's turn.
+
+        Returns whether it takes the place of an older one, which nobody will look at.
+        """
+        return self._turns.put(taker, picture)
 
     def leave(self, taker: Taker) -> None:
         """Take back what a camera offered."""

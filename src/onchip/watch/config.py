@@ -7,6 +7,7 @@ import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from urllib.parse import quote
@@ -307,12 +308,9 @@ class _Reader:
             raise self._wrong(
                 place, f"{key}: points are parts of the picture, from 0 to 1", "as in [0.5, 1.0]"
             )
-        xs, ys = ([p[axis] for p in points] for axis in (0, 1))
-        if not any(
-            abs((xs[i] - xs[0]) * (ys[j] - ys[0]) - (xs[j] - xs[0]) * (ys[i] - ys[0])) > 1e-9
-            for i in range(len(points))
-            for j in range(i)
-        ):
+        first = points[0]
+        far = max(points, key=partial(math.dist, first))
+        if all(abs(_area(first, far, point)) <= 1e-9 for point in points):
             raise self._wrong(place, f"{key}: the points lie on one line")
 
     def _name(self, name: str, place: str) -> None:
@@ -379,6 +377,11 @@ WORDS = {
     "float": "number", "int": "whole number", "str": "text", "bool": "true or false",
     "array": "list", "object": "table", "null": "false",
 }  # fmt: skip
+
+
+def _area(a: Point, b: Point, c: Point) -> float:
+    """Return twice the area of a triangle, negative where it turns the other way."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
 
 
 def _shown(text: str) -> str:

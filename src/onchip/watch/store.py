@@ -34,6 +34,7 @@ from onchip.writing import alone
 PART = "disk"
 T = TypeVar("T")
 Saved = Callable[[Event, str], None]
+PRIVATE = 0o700  # of a folder with pictures of people
 AT_ONCE = 100  # events in one commit
 MOST_EVENTS = 10_000  # that wait in memory while the disk cannot be written
 MOST_BYTES = 32 << 20  # of snapshots that wait
@@ -101,7 +102,7 @@ class Store(Closing):
         self._backoff = Backoff(0.5, 4)
         self._due = self._beat = 0.0
         self._held = ExitStack()
-        self._held.enter_context(alone(folder))
+        self._held.enter_context(alone(folder, PRIVATE))
         self._left = _inside(self._files.underway)
         health.starting(PART)
         try:
@@ -483,8 +484,8 @@ class Store(Closing):
         return "; ".join(part for part in parts if part)
 
     def _lost(self) -> str:
-        lost = ((self._lost_events, "events"), (self._lost_snapshots, "snapshots"))
-        parts = [f"{number} {what}" for number, what in lost if number]
+        lost = ((self._lost_events, "event"), (self._lost_snapshots, "snapshot"))
+        parts = [f"{number} {what}{'s' * (number > 1)}" for number, what in lost if number]
         return f"; lost while the disk could not be written: {', '.join(parts)}" if parts else ""
 
     def _say_lost(self) -> None:

@@ -62,6 +62,7 @@ class PartState(Struct, frozen=True, kw_only=True):
 class CameraState(Struct, frozen=True, kw_only=True):
     """A camera's part and figures: pictures a second that came, were due and were looked at.
 
+    `missed_fps`: pictures a second that were to be looked at when a newer one took their place.
     `age_ms` is the age of pictures when their boxes are known: (median, worst of the last minute).
     """
 
@@ -71,6 +72,7 @@ class CameraState(Struct, frozen=True, kw_only=True):
     fps: float = 0.0
     wanted_fps: float = 0.0
     detect_fps: float = 0.0
+    missed_fps: float = 0.0
     age_ms: tuple[float, float] = (0.0, 0.0)
     motion: bool = False
     objects: int = 0

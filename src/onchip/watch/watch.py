@@ -33,6 +33,7 @@ FAREWELL = 3.0  # seconds for which is waited for the disk, before the broker is
 FULL = 0.9  # a processor so busy is at its end
 CHIP_FULL = 0.8  # a chip is at its end before: between two looks it waits for Python
 BEHIND = 0.85  # a camera with less than this part of what is due is behind
+MISSED = 0.15  # a part of what is due that nobody looks at, from which it is said
 SOON = 15.0  # seconds until figures say something
 
 
@@ -228,6 +229,8 @@ def limit(cameras: Iterable[CameraState], load: Load, processor: float, own: flo
     if slow:
         names = ", ".join(f"{c.name} ({c.fps:.1f} of {c.wanted_fps:g})" for c in slow[:4])
         return f"cameras that give fewer pictures a second than are wanted: {names}"
+    if load.fps and any(c.missed_fps > MISSED * c.wanted_fps for c in live):
+        return f"one process, which prepares and follows {load.fps:.0f} pictures a second, no more"
     return "nothing"
 
 

@@ -6,7 +6,7 @@ import { Pictures } from "./net.js";
 import { lengthOf, number, serverNow } from "./words.js";
 
 const WIDTHS = [320, 480, 640, 960, 1280, 1920]; // as the server rounds them
-const BEHIND = 5; // states in a row, each two seconds, after which a camera is said to be behind
+const MISSED = 0.25; // the part of what is due that nobody looks at, from which a camera is behind
 const OLD = 4000; // milliseconds after which a picture's age is said
 
 const MOVING = "M4 8c2-2 4-2 6 0s4 2 6 0M4 13c2-2 4-2 6 0s4 2 6 0";
@@ -17,7 +17,6 @@ class Tile {
     this.picture = null;
     this.header = null;
     this.state = null;
-    this.behind = 0;
     this.canvas = element("canvas", { role: "img", "aria-label": `${name}: no picture yet` });
     this.trouble = element("div", { class: "trouble", id: `trouble-${name}` });
     this.figures = element("span", { class: "figures" });
@@ -48,7 +47,6 @@ class Tile {
 
   update(state) {
     this.state = state;
-    this.behind = state.motion && state.detect_fps < 0.75 * state.wanted_fps ? this.behind + 1 : 0;
     this.box.dataset.state = state.part.state;
     const [wide, tall] = state.size;
     if (!this.picture && wide && tall) this.box.style.setProperty("--shape", wide / tall);
@@ -73,7 +71,7 @@ class Tile {
     if (this.figures.textContent !== text) this.figures.textContent = text;
     this.figures.title = fine ? `Looked at ${rate}. The camera sends ${number(state.fps, 1)} a second; boxes are known `
       + `${number(state.age_ms[0])} ms after the picture (at worst ${number(state.age_ms[1])} ms in the last minute).` : "";
-    this.box.classList.toggle("late", old || (fine && this.behind > BEHIND));
+    this.box.classList.toggle("late", old || (fine && state.missed_fps > MISSED * state.wanted_fps));
     this.explain(part);
     const what = this.header?.sightings.map((s) => s.label).join(", ") || "nothing found";
     this.canvas.setAttribute("aria-label", this.picture ? `${this.name}: ${what}` : `${this.name}: no picture yet`);
