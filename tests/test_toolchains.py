@@ -1074,6 +1074,15 @@ def test_tags(tag: str, tmp_path: Path) -> None:
     assert own.file == f"closed_compiler-3.33.1-{tag}-{PLACE}.whl"
 
 
+def test_a_wheel_of_a_kind_that_comes_some_day(tmp_path: Path) -> None:
+    path = own_wheel(tmp_path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"PK\1\2") + 6] = 64  # what version of zip its first file needs
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="list of files"):
+        user_wheel.read(path)
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_a_wheel_of_any_bytes_ends_in_one_line(data: st.DataObject) -> None:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from onchip.errors import InputError
 from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.zips import DAMAGED
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -180,7 +181,7 @@ def load(path: Path) -> Artifact:
             return _read(archive, path.stat().st_size, str(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
+    except DAMAGED as error:
         raise _damaged(str(path), f"{error}") from error
 
 

@@ -46,6 +46,7 @@ from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
+from onchip.zips import DAMAGED
 
 PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how files of old PyTorch begin
 PROOF_IMAGES = 2
@@ -338,7 +339,7 @@ def _refuse_torch(source: Path) -> None:
         if start != PICKLE and not zipfile.is_zipfile(source):
             return
         names = [] if start == PICKLE else zipfile.ZipFile(source).namelist()
-    except (OSError, zipfile.BadZipFile):  # said when it is read as ONNX
+    except (OSError, *DAMAGED):  # said when it is read as ONNX
         return
     parts = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in parts:

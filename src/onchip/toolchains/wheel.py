@@ -7,8 +7,6 @@ requirements) and `WHEEL` (for which Pythons and systems it was built).
 import hashlib
 import re
 import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -16,6 +14,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from onchip.errors import InputError, UnsupportedError
+from onchip.zips import DAMAGED
 
 MOST_ENTRIES = 100_000
 MOST_DIRECTORY = 8 << 20  # bytes of a zip's own list of its entries
@@ -89,7 +88,7 @@ def read(path: Path) -> Wheel:
                 _check_whole(path, packed)
             digest = _sha256(file)
     # places before the file's begin are OSErrors
-    except (zipfile.BadZipFile, struct.error, ValueError, EOFError, OSError) as error:
+    except (*DAMAGED, OSError) as error:
         raise _damaged(path, "its list of files is wrong") from error
     name, version = meta.get("name", [""])[0], meta.get("version", [""])[0]
     tags = tuple(t for t in built.get("tag", []) if re.fullmatch(r"[\w.]+-[\w.]+-[\w.]+", t))
@@ -209,7 +208,7 @@ def _content(path: Path, packed: ZipFile, info: ZipInfo, keep: bool = True) -> b
         with packed.open(info) as file:
             while part := file.read(1 << 20):
                 kept += [part] if keep else []
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise _damaged(path, f"{info.filename[:80]!r} cannot be unpacked") from error
     return b"".join(kept)
 

@@ -12,7 +12,6 @@ import re
 import shutil
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from onchip.errors import InputError, OnchipError, UnsupportedError
+from onchip.zips import DAMAGED
 
 MAX_PICKLE = 64 << 20  # bytes; that of a large network has one or two million
 RECORD = "trained"
@@ -179,8 +179,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError,
-            zlib.error, struct.error) as error:  # fmt: skip
+    except DAMAGED as error:
         raise _damaged(path, str(error)) from error
 
 

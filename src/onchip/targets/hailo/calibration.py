@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from onchip.errors import InputError
 from onchip.spec import InputSpec
 from onchip.targets.target import Task
+from onchip.zips import DAMAGED
 
 PACKED = "calibration"
 FILE = "calibration.zip"
@@ -95,7 +96,7 @@ def _unpacked(data: bytes, spec: InputSpec, count: int) -> Iterator[npt.NDArray[
                 if image is None or image.shape != wanted:
                     raise _damaged()
                 yield np.ascontiguousarray(image[None, :, :, ::-1])
-    except (zipfile.BadZipFile, cv2.error, OSError, EOFError, ValueError) as error:
+    except (*DAMAGED, cv2.error, OSError) as error:
         raise _damaged() from error
 
 
