@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -132,7 +133,7 @@ class _Life:
 
     sight: Sees
     workers: int
-    slots: threading.Semaphore
+    slots: "_Slots"
     over: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     error: Exception | None = None
@@ -230,7 +231,7 @@ class Chip(Closing):
         sight = self._open()
         try:
             self._check(sight.labels)
-            trial = _Life(sight, 0, threading.Semaphore())
+            trial = _Life(sight, 0, _Slots(1))
             self._look(trial, np.full(TRIAL, 114, np.uint8), time.monotonic())
         except BaseException as error:
             sight.close()
@@ -249,7 +250,7 @@ class Chip(Closing):
         sight, self._sight = self._sight or self._opened(), None
         slots = sight.depth if sight.parallel else 1
         # what is done around a look (converting, letterboxing, tracks, snapshots) takes as long
-        life = _Life(sight, slots + 1 + round(cores()), threading.Semaphore(slots))
+        life = _Life(sight, slots + 1 + round(cores()), _Slots(slots))
         self._now = life
         self._health.ok(PART)
         workers = [
@@ -334,6 +335,21 @@ class Chip(Closing):
     def _least(self) -> float:
         """Return from when a picture must be, so that it is new once its boxes are known."""
         return time.monotonic() - max(LEAST_WAIT, FRESH - self._busy.figures()[2])
+
+
+class _Slots:
+    """Lets so many in at once. Handed on in one step: a semaphore of Python takes several."""
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(None)
+
+    def __enter__(self) -> None:
+        self._free.get()
+
+    def __exit__(self, *error: object) -> None:
+        self._free.put(None)
 
 
 class _Call:
