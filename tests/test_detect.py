@@ -27,15 +27,17 @@ from conftest import Cli
 ONCHIP = [sys.executable, "-m", "onchip"]
 
 
-def test_results_come_in_order_whoever_is_first() -> None:
+@pytest.mark.parametrize("spare", [0, 2])
+def test_results_come_in_order_whoever_is_first(spare: int) -> None:
     def work(item: int) -> int:
         time.sleep(0.02 if item % 3 == 0 else 0)
         return item * item
 
-    assert list(each(range(30), work, 4)) == [(i, i * i) for i in range(30)]
+    assert list(each(range(30), work, 4, spare)) == [(i, i * i) for i in range(30)]
 
 
-def test_no_more_is_under_way_than_there_are_workers() -> None:
+@pytest.mark.parametrize("spare", [0, 2])
+def test_no_more_is_taken_than_is_under_way_and_lies_ready(spare: int) -> None:
     taken, finished, most = 0, 0, 0
 
     def items() -> Iterator[int]:
@@ -45,9 +47,9 @@ def test_no_more_is_under_way_than_there_are_workers() -> None:
             most = max(most, taken - finished)
             yield item
 
-    for _ in each(items(), lambda item: item, 3):
+    for _ in each(items(), lambda item: item, 3, spare):
         finished += 1
-    assert most <= 4  # three with the workers, one that was just handed over
+    assert most <= 4 + spare  # three with the workers, one that was just handed over
 
 
 def test_what_fails_is_raised_in_its_turn_and_nothing_goes_on() -> None:

@@ -25,6 +25,8 @@ from onchip.report import data
 from onchip.sight import Sight, open_sight
 from onchip.vision.draw import draw
 
+SPARE = 2  # frames of a clip that lie ready for the next free worker
+
 
 @command("onchip detect best.onchip rtsp://camera/stream1 --classes person -o seen/")
 @click.argument("file", type=Path)
@@ -88,7 +90,8 @@ def detect_verb(
         frames = opened.enter_context(closing(_frames(images, seconds, stop)))
         look = partial(_look, sight, _chosen(classes, sight.labels))
         count, objects, started = 0, 0, time.perf_counter()
-        with closing(each(frames, look, sight.depth)) as seen:
+        spare = 0 if images.live else SPARE
+        with closing(each(frames, look, sight.depth, spare)) as seen:
             for frame, found in seen:
                 count, objects = count + 1, objects + len(found)
                 _tell(frame, found, sight.labels, images, as_json)

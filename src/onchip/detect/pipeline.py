@@ -50,18 +50,21 @@ def ahead(items: Iterator[T], depth: int = AHEAD) -> Generator[T]:
         stopped.set()
 
 
-def each(items: Iterable[T], work: Callable[[T], R], workers: int) -> Generator[tuple[T, R]]:
+def each(
+    items: Iterable[T], work: Callable[[T], R], workers: int, spare: int = 0
+) -> Generator[tuple[T, R]]:
     """Yield each item with what `work` makes of it, in order; so many are under way at once.
 
     While one item is on the chip, those of the other workers are letterboxed before it or decoded
-    after it. The next item is taken when a worker is free, so that a live one is not old by then.
+    after it. `spare` more items lie ready, so that no worker waits until its last one was taken;
+    live ones would be old by then.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(workers, "look") as pool:
         try:
             for item in items:
                 pending.append((item, pool.submit(work, item)))
-                if len(pending) >= workers:
+                if len(pending) >= workers + spare:
                     done, made = pending.popleft()
                     yield done, made.result()
             while pending:
