@@ -39,7 +39,7 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable ".[annotate,docs,openvino,test,watch]"
+	$(BIN)/python -m pip install --quiet --editable ".[annotate,docs,frigate,openvino,test,watch]"
 	$(HEADLESS)
 	touch $@
 
@@ -62,13 +62,13 @@ $(VENV)/.browser: $(VENV)/.test
 	  || { echo "no Chromium: install chromium or google-chrome, then run this again" >&2; exit 1; }
 	touch $@
 
-# A broker, an RTSP server and a screen, from Debian where they can be installed.
+# A broker, an RTSP server, an ssh server and a screen, from Debian where they can be installed.
 $(VENV)/.live: $(VENV)/.test
-	{ command -v mosquitto && command -v xvfb-run && command -v ffprobe \
+	{ command -v mosquitto && command -v xvfb-run && command -v ffprobe && command -v ssh && test -x /usr/sbin/sshd \
 	    && /usr/bin/python3 -c "import gi; gi.require_version('GstRtspServer', '1.0')"; } \
-	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q ffmpeg mosquitto xvfb xauth python3-gi \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q ffmpeg mosquitto openssh-client openssh-server xvfb xauth python3-gi \
 	    gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad; } \
-	  || { echo "install ffmpeg, mosquitto, xvfb and GStreamer's RTSP server with its Python, then run this again" >&2; exit 1; }
+	  || { echo "install ffmpeg, mosquitto, OpenSSH's server, xvfb and GStreamer's RTSP server with its Python, then run this again" >&2; exit 1; }
 	touch $@
 
 clean:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from onchip.artifact import load, save
+from onchip.artifact import Artifact, load, save
 from onchip.cli.app import run
 from onchip.device import Check, Place, doctor
 from onchip.device import hailo as probe
-from onchip.errors import InputError
+from onchip.errors import DeviceError, InputError
 from onchip.targets import target as targets
 from onchip.toolchains import known, machine
 
@@ -148,6 +149,37 @@ BAD = [
     ("hailort", "ioctl", "do not understand", "HailoRTStatusException: 86"),
     ("hailort", "hef_damaged", "damaged", "HailoRTStatusException: 91"),
     ("hailort", "hef_arch", "another chip", "HailoRTStatusException: 93"),
+    # Rockchip's runtime and driver
+    ("rknnrt", "no_driver", "does not open", "E RKNN: [21:14:26.243] failed to open rknpu module, need to insmod rknpu dirver!\nE RKNN: [21:14:26.243] failed to open rknn device!"),
+    ("rknnrt", "model_version", "older than the SDK", "E RKNN: [17:10:15.696] 6, 4\nE RKNN: [17:10:15.696] Invalid RKNN model version 6\nException: RKNN init failed. error code: RKNN_ERR_MODEL_INVALID"),
+    ("rknnrt", "probe", "did not start", "RKNPU fdab0000.npu: can't request region for resource [mem 0xfdab0000-0xfdabffff]\nRKNPU fdab0000.npu: probe failed"),
+    ("rknnrt", "openvx", "a machine that has none", "E OSError: libOpenVX.so.1.2: cannot open shared object file: No such file or directory"),
+    ("rknnrt", "load_ack", "older runtime", "E RKNNAPI: rknn_init,  msg_load_ack fail, ack = 1(ACK_FAIL), expect 0(ACK_SUCC)!\nE Exception: RKNN init failed. error code: RKNN_ERR_MODEL_INVALID"),
+    ("rknnrt", "model_invalid", "refuses the file", "Exception: RKNN init failed. error code: RKNN_ERR_MODEL_INVALID"),
+    ("rknnrt", "driver", "did not finish", "E RKNN: [08:24:12.287] failed to submit!, op id: 1, op name: Conv:Conv_0, flags: 0x5, task start: 0"),
+    ("rknnrt", "driver", "did not finish", "RKNPU: failed to wait job, task counter: 74, flags: 0x1, ret = -512, elapsed time: 13624us\nRKNPU: job abort, flags: 0x1, ret: 0"),
+    ("rknnrt", "magic", "of its kind", "E RKNN: [11:40:07.311] parseRKNN from buffer: Invalid RKNN format!\nException: RKNN init failed. error code: RKNN_ERR_FAIL"),
+    ("rknnrt", "load_ack", "older runtime", "E RKNNAPI: rknn_init,  recv(MsgLoadAck) fail, -9(ERROR_PIPE) != 368!"),
+    ("rknnrt", "cpu_op", "no GridSample", "E RKNN: [11:31:52.606] Unsupport CPU op: GridSample in this librknnrt.so, please try to register custom op"),
+    ("rknnrt", "core_mask", "no such core", "RuntimeError: rknn_set_core_mask failed for thread 0 with error code: -13"),
+    ("rknnrt", "old_library", "no rknn_set_core_mask", "AttributeError: /usr/lib/librknnrt.so: undefined symbol: rknn_set_core_mask"),
+    ("hailort", "interrupts", "no interrupt", "hailo 0000:05:00.0: Failed to enable MSI -28\n hailo 0000:05:00.0: Failed Enabling interrupts -28"),
+    # Coral and Frigate
+    ("edgetpu", "no_device", "not plugged in", "frigate.detectors.plugins.edgetpu_tfl ERROR   : No EdgeTPU was detected. If you do not have a Coral device yet, you must configure CPU detectors.\nValueError: Failed to load delegate from libedgetpu.so.1.0"),
+    ("edgetpu", "not_compiled", "without its delegate", "RuntimeError: Encountered unresolved custom op: edgetpu-custom-op.Node number 0"),
+    ("frigate", "extra_key", "model -> model_typ", "Line #  : 12\nKey     : model -> model_typ\nValue   : yolo-generic\nMessage : Extra inputs are not permitted"),
+    ("frigate", "missing_key", "lacks mqtt", "Key     : mqtt\nValue   : {}\nMessage : Field required"),
+    ("frigate", "outputs", "several outputs", "  File \"/opt/frigate/frigate/util/model.py\", line 98, in __post_process_multipart_yolo\n    bs, _, ny, nx = output.shape\nValueError: not enough values to unpack (expected 4, got 3)"),
+    ("frigate", "input_dtype", "wants float numbers", "INVALID_ARGUMENT : Unexpected input data type. Actual: (tensor(uint8)) , expected: (tensor(float))"),
+    ("frigate", "input_size", "another shape", "INVALID_ARGUMENT : Got invalid dimensions for input: images for the following indices\n index: 2 Got: 320 Expected: 640"),
+    ("frigate", "input_size", "another shape", "RuntimeError: Parameter mismatch: input tensor shape {1,416,416,3} does not match model input shape {1,3,416,416}"),
+    ("frigate", "no_hailort", "no HailoRT inside", "UnboundLocalError: cannot access local variable 'VDevice' where it is not associated with a value"),
+    ("frigate", "labels", "class 184", "    (self.labels[int(d[0])], float(d[1]), (d[2], d[3], d[4], d[5]))\nKeyError: 184"),
+    ("frigate", "hailo_timeout", "within a second", "frigate.detectors.plugins.hailo8l ERROR   : Timeout waiting for inference results for request 1234"),
+    ("frigate", "privileged", "which chip", "Exception: Make sure to run docker in privileged mode."),
+    ("frigate", "soc", "chip rk3399", "Exception: Your SoC is not supported. Your SoC is: rk3399. Currently these SoCs are supported: ['rk3562']."),
+    ("frigate", "shared_memory", "too small", "Fatal Python error: Bus error"),
+    ("hailort", "renamed_package", "no such version", "Error: Unable to locate package hailo-dkms\nError: Version '4.19.0-3' for 'hailort' was not found"),
 ]  # fmt: skip
 
 WORSE = [  # it goes on, with less than was asked for
@@ -176,7 +208,7 @@ def test_what_is_wrong_is_named_once_and_nothing_else(
     assert text in found[0].message and found[0].cure
     assert found[0].said and found[0].said in line
     failure = doctor.failure_of(found)
-    assert failure is not None and failure.exit_code == (5 if tool == "hailort" else 4)
+    assert failure is not None and failure.exit_code == (5 if tool in ("hailort", "rknnrt") else 4)
 
 
 @pytest.mark.parametrize(("code", "text", "line"), WORSE, ids=lambda v: str(v)[:24])
@@ -278,8 +310,42 @@ systemd[1]: hailort.service: Main process exited, code=exited, status=4/NOPERMIS
 """
 
 
+RKNN_RUNNING = """\
+W rknn-toolkit-lite2 version: 2.3.2
+--> Load RKNN model
+done
+--> Init runtime environment
+I RKNN: [14:34:00.921] RKNN Runtime Information, librknnrt version: 2.3.2 (429f97ae6b@2025-04-09T09:09:27)
+I RKNN: [14:34:00.922] RKNN Driver Information, version: 0.9.8
+I RKNN: [14:34:00.922] RKNN Model Information, version: 6, toolkit version: 2.3.2(compiler version: 2.3.2 (@2025-04-03T08:26:16)), target: RKNPU v2, target platform: rk3588, framework name: ONNX, framework layout: NCHW, model inference type: static_shape
+W RKNN: [14:34:00.930] query RKNN_QUERY_INPUT_DYNAMIC_RANGE error, rknn model is static shape type, please export rknn with dynamic_shapes
+W Query dynamic range failed. Ret code: RKNN_ERR_MODEL_INVALID. (If it is a static shape RKNN model, please ignore the above warning message.)
+W The input[0] need NHWC data format, but NCHW set, the data format and data buffer will be changed to NHWC.
+done
+--> Running model
+resnet18
+-----TOP 5-----
+"""
+RKNPU_KERNEL = """\
+[    3.493781] RKNPU fdab0000.npu: Adding to iommu group 0
+[    3.494283] RKNPU fdab0000.npu: RKNPU: rknpu iommu is enabled, using iommu mode
+[    3.495987] RKNPU fdab0000.npu: can't request region for resource [mem 0xfdab0000-0xfdabffff]
+[    3.496000] [drm] Initialized rknpu 0.9.8 20240828 for fdab0000.npu on minor 1
+"""
+FRIGATE = """\
+2025-05-21 18:05:47.029385462  [2025-05-21 20:05:47] frigate.app                    INFO    : Starting Frigate (0.15.0-6cb5cfb)
+2025-05-21 18:05:47.041560791  [2025-05-21 20:05:47] peewee_migrate.logs            INFO    : There is nothing to migrate
+2025-05-21 18:05:47.074335148  [2025-05-21 20:05:47] frigate.app                    INFO    : go2rtc process pid: 94
+2025-05-21 18:05:47.093053697  [2025-05-21 20:05:47] detector.coral                 INFO    : Starting detection process: 416
+2025-05-21 18:05:47.124036647  [2025-05-21 20:05:47] frigate.detectors.plugins.edgetpu_tfl INFO    : Attempting to load TPU as usb
+2025-05-21 18:05:49.724036647  [2025-05-21 20:05:49] frigate.detectors.plugins.edgetpu_tfl INFO    : TPU found
+2025-05-21 18:05:50.000000000  [2025-05-21 20:05:50] frigate.comms.mqtt             INFO    : MQTT connected
+2025-05-21 18:06:11.000000000  [2025-05-21 20:06:11] frigate.watchdog               ERROR   : No new recording segments were created for front in the last 120s. Restarting the ffmpeg record process...
+"""
+
+
 def test_good_logs_have_no_cause() -> None:
-    for log in (PARSED, COMPILED, RUNNING):
+    for log in (PARSED, COMPILED, RUNNING, RKNN_RUNNING, RKNPU_KERNEL, FRIGATE):
         assert told(log) == []
     ((tool, code, message),) = told(PARSED + OPTIMIZED + COMPILED)
     assert (tool, code) == ("hailo", "level_reduced")
@@ -301,7 +367,7 @@ def test_causes_of_several_tools_are_all_told() -> None:
     log = "E RKNN: invalid RKNN_MAGIC!\nHAILO_TIMEOUT(4)\nE load_onnx: Unsupport onnx opset 22, need <= 19!\n"
     assert [(t, c) for t, c, _ in told(log)] == [
         ("rknn", "opset"),
-        ("rknn", "magic"),
+        ("rknnrt", "magic"),
         ("hailort", "timeout"),
     ]
 
@@ -461,7 +527,9 @@ def test_all_is_well(board: Machine) -> None:
 
 
 def test_nothing_is_there(bare: Machine) -> None:
-    assert list(bare.checks()) == ["none"] and bare.wrong() == {}
+    assert bare.checks() == {}
+    (section,) = [s for s in doctor.look(place=bare.place) if s.title == "chips"]
+    assert [c.found for c in section.checks] == ["nothing of Hailo or Rockchip is here"]
 
 
 def test_driver_and_library_differ(board: Machine) -> None:
@@ -570,7 +638,7 @@ def test_the_chip_does_not_answer(said: str, board: Machine) -> None:
 
 
 def test_hailortcli_hangs_or_does_not_run(board: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "PATIENCE", 0.2)
+    monkeypatch.setattr("onchip.device.board.PATIENCE", 0.2)
     (board.bin / "hailortcli").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
     assert "it did not answer within" in board.wrong()["firmware"]
     (board.bin / "hailortcli").write_bytes(b"\x7fELF")
@@ -657,6 +725,9 @@ class Fixed:
 
     def parts(self) -> tuple[targets.Part, ...]:
         return (self._part,)
+
+    def trial(self, model: bytes) -> dict:
+        return {}
 
 
 HEALTHY = """\
@@ -802,10 +873,15 @@ def test_an_artifact_is_looked_into(
     assert run(["build", str(tiny), "-c", str(photos), "-o", str(path)]) == 0
     capsys.readouterr()
     assert run(["doctor", str(path)]) == 0
-    assert f"{path}, for cpu\n  onnxruntime  " in capsys.readouterr()[0]
+    out, _ = capsys.readouterr()
+    assert f"{path}, for cpu\n  onnxruntime  " in out
+    assert re.search(r"trial\n  best.onchip  runs, [\d.]+ ms an image\n", out)
     made = load(path).with_payloads({"program": ("program.hef", hef(arch="hailo8l"))})
     save(made, path)
-    assert run(["doctor", str(path)]) == 0
+    assert run(["doctor", str(path)]) == 5  # that is no program for a processor
+    assert "best.onchip  does not run" in capsys.readouterr()[0]
+    save(Artifact(replace(made.manifest, target="hailo8l"), made.payloads), path)
+    assert run(["doctor", str(path)]) == 0  # its runtime is not here, so it is not tried
     assert f"{path}\n  built for  HAILO8L, by compiler 3.33.1\n" in capsys.readouterr()[0]
 
 
@@ -853,3 +929,20 @@ def test_it_needs_no_network_and_changes_nothing(
     before = sorted(here.root.rglob("*"))
     doctor.look()
     assert sorted(here.root.rglob("*")) == before
+
+
+def test_each_device_runs_a_small_network(bare: Machine) -> None:
+    sections = {s.title: s.checks for s in doctor.look(place=bare.place)}
+    tried = {c.name: c for c in sections["trial"]}
+    assert "processor" in tried and all(c.found.startswith("runs, ") for c in tried.values())
+
+
+def test_a_device_that_does_not_run_is_an_error_of_the_board(
+    bare: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: bytes) -> None:
+        raise DeviceError("it broke", "mend it")
+
+    monkeypatch.setattr("onchip.targets.cpu.CpuSession", broken)
+    failure = doctor.failure(doctor.look(place=bare.place))
+    assert failure is not None and failure.exit_code == 5 and "it broke" in failure.hint

@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onchip.errors import InputError
-from onchip.formats.hailo_versions import number, spans, table
+from onchip.formats.hailo_versions import spans, table
 from onchip.formats.hef import HefFile, HefTensor, parse, read
 from onchip.formats.hef_verdicts import Expected, verdicts
 from onchip.formats.protobuf import Walk
+from onchip.formats.versions import number
 from onchip.report.hef import hef as shown
 from onchip.report.parse_hef import parse_hef
 

@@ -19,6 +19,7 @@ from onchip.report import data, text
 from onchip.report.pictures import LOST, NEW, compared
 from onchip.report.plots import HEIGHT, WIDTH, lines, whiskers
 from onchip.spec import InputSpec, Verdict
+from onchip.targets.published import Published
 
 
 def accuracy(value: float) -> Accuracy:
@@ -78,6 +79,21 @@ def test_latency() -> None:
         "inference       18.2"
     )
     assert data.latency(found)["latency_ms"] == {"p50": 20.0, "p90": 30.0, "p99": 40.0}
+    assert data.latency(found)["published"] is None
+
+
+def test_a_speed_beside_the_published_one() -> None:
+    parts = {"decode": 4.0, "preprocess": 1.0, "inference": 10.0, "postprocess": 0.5}
+    found = Latency(100, {50: 16.0, 90: 20.0, 99: 30.0}, parts)
+    beside = Published("yolov8n", "Some Zoo 1.0", 202.0, 438.0, ("another host",))
+    said = text.latency(found, beside).splitlines()
+    assert said[-4:] == [
+        "published for yolov8n: 202 a second, inference alone, 438 with eight at a time",
+        "  (Some Zoo 1.0); inference alone here: 100.0 a second, 50%",
+        "why they differ: 6.0 ms of each image here are not inference",
+        "  another host",
+    ]
+    assert data.latency(found, beside)["published"]["network"] == "yolov8n"
 
 
 def test_accuracy() -> None:

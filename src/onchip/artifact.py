@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.errors import InputError
-from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.spec import Cost, HeadSpec, InputSpec, Layout, Verdict
 from onchip.zips import DAMAGED
 
 FORMAT = 2
@@ -48,19 +48,22 @@ class Stage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the artifact is: read first, and enough to run the program in it.
 
-    `options` are the target's own, as the user gave them. `input` is what the float network
-    expects, `program_input` what the compiled program does; `program_head` is how its end reads,
-    where that is not as the float network's. `told` are the codes of what each stage had to say.
+    `options` are the target's own, as the user gave them, and `layout` says for whom the outputs
+    are. `input` is what the float network expects, `program_input` what the compiled program does;
+    `program_head` is how its end reads, where that is not as the float network's. `told` are the
+    codes of what each stage had to say.
     """
 
     format: int
     onchip: str
     target: str
     options: dict[str, str] = {}
+    layout: Layout = "onchip"
     source: str
     source_sha256: str
     input: InputSpec
     head: HeadSpec
+    cost: Cost | None = None
     program_input: InputSpec | None = None
     program_head: HeadSpec | None = None
     stages: tuple[Stage, ...] = ()

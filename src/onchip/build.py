@@ -26,7 +26,8 @@ from onchip.dataset.samples import truth_beside
 from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.graph import read
 from onchip.graph.clean import clean
-from onchip.graph.layout import Layout, laid_out, understood
+from onchip.graph.cost import cost
+from onchip.graph.layout import laid_out, understood
 from onchip.graph.layout import verdicts as layout_verdicts
 from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input_spec
 from onchip.graph.prove import Cut, cut
@@ -42,7 +43,7 @@ from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.regions import divide, layers
-from onchip.spec import HeadSpec, InputSpec, Verdict
+from onchip.spec import HeadSpec, InputSpec, Layout, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Foresight, Job, Prepared, Target, Task
 from onchip.vision.preprocess import prepare, read_image
@@ -137,7 +138,7 @@ def parse(
         UnsupportedError: no head that onchip knows.
     """
     options = options or Options()
-    targets.get(target)
+    chip = targets.get(target)
     _refuse_torch(source)
     original = understood(read.load(source), options.custom_ops)
     asked = (options.size, options.end_nodes, options.pixels, options.labels, options.layout)
@@ -157,6 +158,9 @@ def parse(
     progress("parse", 2, 3)
     spec, verdicts = _input(found, known, images, progress)
     found = laid_out(split_ends(found), options.layout)
+    if options.layout == "frigate":
+        targets.frigate_detectors(chip)
+        chip.check_frigate(found.model, found.head, spec)
     verdicts = (*_verdicts(found, options, said, spec), *verdicts)
     head = _labelled(found.head, options.labels)
     progress("parse", 3, 3)
@@ -164,10 +168,12 @@ def parse(
         format=FORMAT,
         onchip=onchip.__version__,
         target=target,
+        layout=options.layout,
         source=source.name,
         source_sha256=original.digest,
         input=spec,
         head=head,
+        cost=cost(model),
         stages=(stages.record("parse", key, started, cut=found.proof.describe()),),
         verdicts=verdicts,
     )
@@ -325,6 +331,7 @@ def _task(
         head=artifact.manifest.head,
         input=artifact.manifest.input,
         options=settings,
+        layout=artifact.manifest.layout,
         photos=lambda wanted, count: _inputs(images, wanted, count),
         progress=progress,
         key=key,

@@ -15,6 +15,7 @@ Color = Literal["rgb", "bgr"]
 Coding = Literal["dfl", "ltrb", "exp", "anchor", "prior", "query", "xywh", "found"]
 Scoring = Literal["class", "object", "softmax"]
 Precision = Literal["float32", "float16", "int16"]
+Layout = Literal["onchip", "zoo", "frigate"]  # whose outputs a program has
 
 
 class InputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,6 +206,16 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def weight_max(self) -> int:
         """The largest weight code."""
         return self.weight_top or -self.weight_min
+
+
+class Cost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a network is: millions of weights, and G operations for an image.
+
+    A multiplication and an addition are an operation each, as vendors count.
+    """
+
+    weights: float
+    operations: float
 
 
 class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

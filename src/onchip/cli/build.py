@@ -16,11 +16,10 @@ from onchip.cli.options import as_json, command, names, size
 from onchip.cli.output import bars, print_json, print_text
 from onchip.dataset.samples import some
 from onchip.errors import InputError, ToolError
-from onchip.graph.layout import Layout
 from onchip.graph.pixels import Pixels, triple
 from onchip.progress import Progress
 from onchip.report import data, text
-from onchip.spec import Color, Letterboxing
+from onchip.spec import Color, Layout, Letterboxing
 from onchip.targets import target as targets
 from onchip.targets.target import UNFINISHED
 from onchip.toolchains.worker import end_all
@@ -59,7 +58,7 @@ _model_options = _options(
         type=click.Choice(get_args(Layout)),
         default="onchip",
         show_default=True,
-        help="Outputs; zoo: as rknn_model_zoo's C++ demos read them.",
+        help="Outputs; zoo: as rknn_model_zoo's C++ demos read them; frigate: as Frigate does.",
     ),
     click.option(
         "--custom-op",

@@ -14,11 +14,13 @@ from onchip.dataset.samples import Dataset, some
 from onchip.detect.detector import Detector
 from onchip.detect.program import FOR_ACCURACY
 from onchip.errors import InputError
+from onchip.measure import frigate
 from onchip.measure.evaluate import evaluate
 from onchip.measure.latency import latency
 from onchip.measure.proof import Gate
 from onchip.report import data as as_data
 from onchip.report import text
+from onchip.targets.published import published
 from onchip.vision.preprocess import find_images
 
 _data = click.option("--data", type=Path, help="A data.yaml with labelled images.")
@@ -83,13 +85,23 @@ def verify_verb(file: Path, as_json: bool, report: Path | None, **given: Any) ->
 @click.argument("file", type=Path)
 @labelled_images
 @_images
+@click.option(
+    "--as-frigate", is_flag=True, help="As Frigate's own decode reads its outputs, beside onchip's."
+)
 @as_json
-def eval_verb(file: Path, as_json: bool, **given: Any) -> None:
+def eval_verb(file: Path, as_json: bool, as_frigate: bool, **given: Any) -> None:
     """Measure COCO mAP of the compiled FILE on labelled images, with its interval."""
     if given["data"] is None:
         raise InputError("no labelled images", "name a data.yaml: --data data.yaml")
+    artifact = load(file)
+    if as_frigate:
+        data, _ = dataset(given, artifact.manifest.head.labels)
+        with bars() as progress:
+            read = frigate.as_frigate(artifact, data, progress=progress)
+        print_json(as_data.as_frigate(read)) if as_json else print_text(text.as_frigate(read))
+        return
     seen = {"confidence": FOR_ACCURACY.confidence, "overlap": FOR_ACCURACY.overlap}
-    with Detector(load(file), threads=1, **seen) as detector:
+    with Detector(artifact, threads=1, **seen) as detector:
         data, _ = dataset(given, detector.labels)
         parallel = detector.session.parallel
         with bars() as progress:
@@ -99,10 +111,7 @@ def eval_verb(file: Path, as_json: bool, **given: Any) -> None:
                 parallel=parallel,
                 progress=lambda done: progress("eval", done, len(data.samples)),
             )
-    if as_json:
-        print_json(as_data.accuracy(found))
-    else:
-        print_text(text.accuracy(found))
+    print_json(as_data.accuracy(found)) if as_json else print_text(text.accuracy(found))
 
 
 @command("onchip bench best.onchip -c photos/")
@@ -120,17 +129,21 @@ def eval_verb(file: Path, as_json: bool, **given: Any) -> None:
 def bench_verb(file: Path, photos: str, seconds: float, threads: int, as_json: bool) -> None:
     """Time the compiled FILE: percentiles, and how much is decoding, inference and the rest."""
     paths = find_images(photos)
-    with Detector(load(file), threads=threads) as detector, bars() as progress:
+    artifact = load(file)
+    known, spec = artifact.manifest.cost, artifact.manifest.input
+    with Detector(artifact, threads=threads) as detector, bars() as progress:
         found = latency(
             detector.program,
             paths,
             seconds=seconds,
             progress=lambda part: progress("bench", round(100 * part), 100),
         )
+    size = (spec.width, spec.height)
+    beside = published(artifact.manifest.target, size, known) if known is not None else None
     if as_json:
-        print_json(as_data.latency(found))
+        print_json(as_data.latency(found, beside))
     else:
-        print_text(text.latency(found))
+        print_text(text.latency(found, beside))
 
 
 def dataset(given: dict[str, Any], labels: tuple[str, ...]) -> tuple[Dataset, bool]:

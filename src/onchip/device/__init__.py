@@ -3,9 +3,14 @@
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from onchip.device import board
+
+Wants = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,33 @@ class Place:
     root: Path = Path("/")
     path: str = field(default_factory=lambda: os.environ.get("PATH", os.defpath))
     packages: tuple[str, ...] = field(default_factory=lambda: tuple(sys.path))
+
+    def gather(self, key: str, wants: Wants) -> dict[str, Any]:
+        """Return what is there of what the probe called `key` asks for (`board.gather`)."""
+        system = str(self.root / "usr/lib/python3/dist-packages")
+        return board.gather(dict(wants), self.root, self.path, (*self.packages, system))
+
+
+@dataclass(frozen=True)
+class Told(Place):
+    """Another machine, which has said already what is there."""
+
+    answers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    def gather(self, key: str, wants: Wants) -> dict[str, Any]:
+        """Return what the other machine said to the probe called `key`."""
+        return self.answers[key]
+
+
+def told(answers: Mapping[str, dict[str, Any]]) -> Told:
+    """Return the place that `answers`, by probe, tell of; all packages there are to be used."""
+    packages = {
+        place
+        for facts in answers.values()
+        for found in facts["packages"].values()
+        for place in found
+    }
+    return Told(packages=tuple(sorted(packages)), answers=answers)
 
 
 @dataclass(frozen=True)
@@ -31,9 +63,13 @@ class Check:
 class Probe(ABC):
     """Looks at what is there of one vendor, once, when it is made.
 
-    `suffix` is of the vendor's compiled files, `runtime` its runtime's table of known lines.
+    `key` names it, `wants` is what it asks of a machine (`board.gather`); without it a probe looks
+    at this machine only. `suffix` is of the vendor's compiled files, `runtime` its runtime's table
+    of known lines.
     """
 
+    key: ClassVar[str] = ""
+    wants: ClassVar[Wants] = {}
     title: ClassVar[str]
     suffix: ClassVar[str]
     runtime: ClassVar[str]
@@ -43,7 +79,7 @@ class Probe(ABC):
 
     @abstractmethod
     def checks(self) -> tuple[Check, ...]:
-        """Say what is there, and what does not fit."""
+        """Say what is there, and what does not fit; nothing where there is nothing at all."""
 
     @abstractmethod
     def compiled(self, name: str, file: Path | bytes) -> tuple[Check, ...]:

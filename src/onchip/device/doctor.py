@@ -4,13 +4,22 @@ Each vendor has a probe, which looks at what is live; each target says what it n
 compared with the known lines of every tool.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from onchip.artifact import load
 from onchip.device import Check, Place, Probe
 from onchip.device.hailo import Hailo
+from onchip.device.rockchip import Rockchip
 from onchip.errors import DeviceError, InputError, OnchipError, ToolError
 from onchip.targets import target as targets
 from onchip.toolchains import install, machine, pins
@@ -19,7 +28,9 @@ from onchip.toolchains.worker import readable
 
 MOST_LOG = 4 << 20  # bytes of a log, its end
 MOST_LINE = 4000  # characters
-PROBES: tuple[type[Probe], ...] = (Hailo,)  # one for each vendor that has something live
+SMALL = (1, 3, 320, 320)  # the input of the network that a trial runs
+RUNS = 5
+PROBES: tuple[type[Probe], ...] = (Hailo, Rockchip)  # one for each vendor that has something live
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,26 @@ def look(files: Sequence[Path] = (), place: Place | None = None) -> tuple[Sectio
     Raises:
         InputError: a file cannot be read, or is of another kind.
     """
-    probes = [probe(place or Place()) for probe in PROBES]
-    sections = [Section(probe.title, probe.checks(), board=True) for probe in probes]
-    sections += [_compiled(path, probes) for path in files]
+    sections = chips(files, place or Place())
+    if trials := tuple(check for path in files for check in _trial(path)) or tuple(_trials()):
+        sections.append(Section("trial", trials, board=True))
     sections.append(Section("toolchains", tuple(_toolchains()) or (Check("none", "installed"),)))
     sections.append(Section("targets", tuple(_parts(targets.names()))))
     return tuple(sections)
+
+
+def chips(files: Sequence[Path], place: Place) -> list[Section]:
+    """Look at the vendors' chips and software in a place, and whether it runs the files.
+
+    Raises:
+        InputError: a file cannot be read, or is of another kind.
+    """
+    probes = [probe(place) for probe in PROBES]
+    sections = [Section(p.title, checks, board=True) for p in probes if (checks := p.checks())]
+    if not sections:
+        vendors = " or ".join(probe.title for probe in probes)
+        sections = [Section("chips", (Check("none", f"nothing of {vendors} is here"),))]
+    return sections + [_compiled(path, probes) for path in files]
 
 
 def explain(log: bytes) -> tuple[Finding, ...]:
@@ -124,6 +149,51 @@ def _compiled(path: Path, probes: Sequence[Probe]) -> Section:
             f"it knows {known}; a log goes behind --log",
         )
     return Section(f"{path}, for {target}", tuple(_parts([target], needed=True)))
+
+
+def _trial(path: Path) -> Iterable[Check]:
+    """Run an artifact on its chip, where it has a program and the chip's runtime is here."""
+    if path.suffix != ".onchip":
+        return
+    made = load(path)
+    if "program" not in made.payloads or made.manifest.program_input is None:
+        return
+    target = targets.get(made.manifest.target)
+    if _is_here(target.runtime()):
+        spec = made.manifest.program_input
+        tensor = np.zeros(spec.shape, spec.dtype)
+        yield _timed(path.name, lambda: target.open(made), tensor)
+
+
+def _is_here(runtime: targets.Runtime) -> bool:
+    names = {d.name.lower().replace("_", "-") for d in distributions()}
+    return all(map(find_spec, runtime.modules)) and names.issuperset(runtime.requirements)
+
+
+def _trials() -> Iterable[Check]:
+    """Run a small network on each device that needs no vendor's compiler for it."""
+    model = resources.files("onchip.demo").joinpath("detector.onnx").read_bytes()
+    tensor = np.zeros(SMALL, np.float32)
+    for name in targets.names():
+        try:
+            devices = targets.get(name).trial(model)
+        except OnchipError:  # a broken plug-in is told of among the targets
+            continue
+        yield from (_timed(device, opened, tensor) for device, opened in devices.items())
+
+
+def _timed(name: str, opened: Callable[[], targets.Session], tensor: npt.NDArray[Any]) -> Check:
+    try:
+        with opened() as session:
+            session(tensor)
+            spent = []
+            for _ in range(RUNS):
+                started = time.perf_counter()
+                session(tensor)
+                spent.append(time.perf_counter() - started)
+    except OnchipError as error:
+        return Check(name, "does not run", "error", str(error), error.hint or "see above")
+    return Check(name, f"runs, {1000 * min(spent):.1f} ms an image")
 
 
 def _toolchains() -> Iterable[Check]:

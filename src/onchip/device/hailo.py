@@ -5,20 +5,16 @@ library's major and minor one, and the Python package is linked to one library. 
 software is needed to look.
 """
 
-import os
 import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import distributions
 from pathlib import Path
 
 from onchip.device import Check, Place, Probe
 from onchip.formats import hef
-from onchip.formats.hailo_versions import minor, number, spans, table
+from onchip.formats.hailo_versions import spans, table
 from onchip.formats.hef import HefFile
+from onchip.formats.versions import minor, number
 from onchip.toolchains.known import find
 
 VENDOR = "0x1e60"
@@ -30,8 +26,19 @@ CHIPS = {  # the PCI device: what it is called, and its driver (from the drivers
 }
 DRIVERS = ("hailo_pci", "hailo1x_pci")
 LIBRARIES = ("lib", "lib/*", "usr/lib", "usr/lib/*", "usr/local/lib", "opt/hailo/lib")
-PATIENCE = 15.0  # seconds that hailortcli may take
-MOST = 1 << 16  # characters of what it says
+IDENTIFY, VERSION = "hailortcli fw-control identify", "hailortcli --version"
+NODES = ("dev/hailo[0-9]*", "dev/h1x-[0-9]*")
+WANTS = {
+    "texts": [
+        "sys/bus/pci/devices/*/vendor",
+        "sys/bus/pci/devices/*/device",
+        *(f"sys/module/{m}/version" for m in DRIVERS),
+    ],
+    "nodes": [*NODES],
+    "names": [f"{folder}/libhailort.so.*" for folder in LIBRARIES],
+    "packages": ["hailort"],
+    "programs": [[IDENTIFY.split(), [*NODES]], [VERSION.split(), []]],
+}
 BOOT = "check the cable and its seat; on a Raspberry Pi 5: dtparam=pciex1, then restart"
 
 
@@ -76,28 +83,29 @@ class Found:
 
 def look(place: Place) -> Found:
     """Look at everything; ask the chip too, where there is a driver and hailortcli."""
-    program = shutil.which("hailortcli", path=place.path)
-    nodes = tuple(_nodes(place.root))
-    said = _said(program, "fw-control", "identify") if program and nodes else ""
-    package = _package(place.packages)
-    system = str(place.root / "usr/lib/python3/dist-packages")
+    facts = place.gather("hailo", WANTS)
+    texts, programs, packages = facts["texts"], facts["programs"], facts["packages"]["hailort"]
+    said = programs.get(IDENTIFY, "")
+    package = next((v for p, v in packages.items() if p in place.packages), "")
     return Found(
-        chips=tuple(_chips(place.root)),
-        drivers={m: v for m in DRIVERS if (v := _text(place.root / f"sys/module/{m}/version"))},
-        nodes=nodes,
-        libraries=_libraries(place.root),
-        cli=_match(r"version (\d+\.\d+\.\d+)", _said(program, "--version")) if program else "",
+        chips=tuple(_chips(texts)),
+        drivers={m: v for m in DRIVERS if (v := texts.get(f"sys/module/{m}/version"))},
+        nodes=tuple((f"/{node}", opens) for node, opens in facts["nodes"].items()),
+        libraries=_libraries(facts["names"]),
+        cli=_match(r"version (\d+\.\d+\.\d+)", programs.get(VERSION, "")),
         chip=_match(r"Device Architecture: (\w+)", said),
         firmware=_match(r"Firmware Version: (\d+\.\d+\.\d+)", said),
         refusal="" if "Firmware Version:" in said else said,
         package=package,
-        elsewhere="" if package else _package((system,)),
+        elsewhere="" if package else next(iter(packages.values()), ""),
     )
 
 
 class Hailo(Probe):
     """What is there of Hailo."""
 
+    key = "hailo"
+    wants = WANTS
     title = "Hailo"
     suffix = ".hef"
     runtime = "hailort"
@@ -109,7 +117,7 @@ class Hailo(Probe):
         """Say what is there, and what does not fit."""
         found = self.found
         if not found.anything:
-            return (Check("none", "neither a chip nor its software is here"),)
+            return ()
         judges = (_chip, _driver, _device, _library, _firmware, _python)
         return tuple(judge(found) for judge in judges)
 
@@ -295,61 +303,18 @@ def _python(found: Found) -> Check:
     return Check("Python", text)
 
 
-def _chips(root: Path) -> Iterator[tuple[str, str]]:
-    for folder in sorted(root.glob("sys/bus/pci/devices/*")):
-        if _text(folder / "vendor") == VENDOR:
-            yield folder.name, _text(folder / "device")
+def _chips(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, text in texts.items():
+        folder, _, file = name.rpartition("/")
+        if file == "vendor" and text == VENDOR:
+            yield folder.rpartition("/")[2], texts.get(f"{folder}/device", "")
 
 
-def _nodes(root: Path) -> Iterator[tuple[str, bool]]:
-    for path in sorted([*root.glob("dev/hailo[0-9]*"), *root.glob("dev/h1x-[0-9]*")]):
-        yield f"/{path.relative_to(root)}", os.access(path, os.R_OK | os.W_OK)
-
-
-def _libraries(root: Path) -> tuple[str, ...]:
-    found = {
-        match[1]
-        for folder in LIBRARIES
-        for path in root.glob(f"{folder}/libhailort.so.*")
-        if (match := re.fullmatch(r"libhailort\.so\.(\d+\.\d+\.\d+)", path.name))
-    }
+def _libraries(names: Sequence[str]) -> tuple[str, ...]:
+    found = {m[1] for n in names if (m := re.search(r"/libhailort\.so\.(\d+\.\d+\.\d+)$", n))}
     return tuple(sorted(found, key=number))
-
-
-def _package(places: tuple[str, ...]) -> str:
-    found = distributions(name="hailort", path=list(places))
-    return next((d.version for d in found if d.version), "")
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(256).decode(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def _match(pattern: str, text: str) -> str:
     found = re.search(pattern, text)
     return found[1] if found else ""
-
-
-def _said(program: str, *arguments: str) -> str:
-    """Return what hailortcli says; it leaves its log in the folder where it runs."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(  # noqa: S603 - the user's own hailortcli
-                [program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=PATIENCE,
-                cwd=folder,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        return f"it did not answer within {PATIENCE:.0f} s"
-    except OSError as error:
-        return f"it does not run: {error}"
-    said = done.stdout.decode(errors="replace")[-MOST:]
-    return said or f"it said nothing, and left with exit code {done.returncode}"

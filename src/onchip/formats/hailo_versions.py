@@ -7,7 +7,7 @@ from importlib.resources import files
 import msgspec
 from msgspec import Struct
 
-Version = tuple[int, ...]
+from onchip.formats.versions import minor, number
 
 
 class HailoRT(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,22 +117,6 @@ def table() -> Table:
     return msgspec.toml.decode(data, type=Table, strict=False)
 
 
-def number(version: str) -> Version:
-    """Return a version's leading numbers, to compare by.
-
-    >>> number("4.23.0") > number("4.9"), number("3.33.1+abc")
-    (True, (3, 33, 1))
-    """
-    found: list[int] = []
-    for part in version.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if digits:
-            found.append(int(digits[:9]))
-        if digits != part:
-            break
-    return tuple(found)
-
-
 def spans(releases: Collection[HailoRT]) -> str:
     """Say which releases these are: "4.18 to 4.20" where nothing between them is missing.
 
@@ -152,8 +136,3 @@ def spans(releases: Collection[HailoRT]) -> str:
                 runs.append([name])
         before = release
     return " and ".join(r[0] if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)
-
-
-def minor(version: str) -> str:
-    """Return the first two parts of a version."""
-    return ".".join(version.split(".")[:2])

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from onchip.formats.hailo_versions import minor, spans, table
+from onchip.formats.hailo_versions import spans, table
 from onchip.formats.har import HarFile
 from onchip.formats.hef import HefFile, HefGroup, HefPost, HefTensor
+from onchip.formats.versions import minor
 from onchip.spec import Verdict
 
 SLACK = 0.01  # of a range; a sigmoid's ends are met but for a step or two

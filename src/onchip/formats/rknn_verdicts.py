@@ -69,12 +69,17 @@ def _wrong_chip(file: RknnFile, chip: str | None) -> Iterator[Verdict]:
 
 def _runtime(file: RknnFile) -> Iterator[Verdict]:
     """Which runtime the board needs; "1.5.2+b642f30c" is told as 1.5.2."""
-    old = _chips(file) & OLD_CHIPS
-    name, least = OLD_RUNTIME if old else RUNTIMES.get(file.version, ("librknnrt", ""))
+    name, least = runtime(file)
     text = f"needs {name} >= {least}" if least else f"needs {name}"
     if plain := re.match(r"\d+(\.\d+)*", file.toolkit):
         text += f"; the same version as the toolkit, {plain.group()}, is best"
     yield Verdict(code="runtime_needed", message=text)
+
+
+def runtime(file: RknnFile) -> tuple[str, str]:
+    """Return the library that loads a file, and its first version that does, where it is known."""
+    old = _chips(file) & OLD_CHIPS
+    return OLD_RUNTIME if old else RUNTIMES.get(file.version, ("librknnrt", ""))
 
 
 def _chips(file: RknnFile) -> frozenset[str]:

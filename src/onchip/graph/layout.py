@@ -7,7 +7,6 @@ Source: the forks of the training code that the zoo names, and `postprocess.cc` 
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,9 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onchip.errors import InputError, UnsupportedError
 from onchip.graph.prove import Cut
 from onchip.graph.read import Model
-from onchip.spec import HeadTensor, Verdict
+from onchip.spec import HeadTensor, Layout, Verdict
 
-Layout = Literal["onchip", "zoo"]
 CALLED = "onchip.custom_ops"  # the model's own note: node to the name of its custom operation
 
 
@@ -29,12 +27,13 @@ def laid_out(cut: Cut, layout: Layout) -> Cut:
 
     Args:
         cut: with one end layer per part of the head.
-        layout: "onchip" changes nothing.
+        layout: "onchip" changes nothing, and "frigate" nothing yet: its end is in float, so that it
+            is added to what is compiled.
 
     Raises:
         UnsupportedError: rknn_model_zoo has no demo for this family.
     """
-    if layout == "onchip":
+    if layout != "zoo":
         return cut
     if cut.head.family not in FAMILIES:
         raise UnsupportedError(

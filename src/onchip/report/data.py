@@ -8,9 +8,11 @@ from onchip.artifact import Artifact
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
 from onchip.measure.diagnose import Cause
+from onchip.measure.frigate import AsFrigate
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
+from onchip.targets.published import Published
 from onchip.targets.target import Foresight, Target
 
 Data = dict[str, object]
@@ -73,13 +75,26 @@ def accuracy(found: Accuracy) -> Data:
     }
 
 
-def latency(found: Latency) -> Data:
-    """Milliseconds."""
+def as_frigate(found: AsFrigate) -> Data:
+    """Frigate's reading, as of `accuracy`, and ours beside it; what is lost in points."""
+    return {
+        **accuracy(found.frigate),
+        "own": {"0.4": accuracy(found.same), "0.001": accuracy(found.own)},
+        "points_lost": {
+            "decode": round(found.decode, 3),
+            "threshold": round(found.threshold, 3),
+        },
+    }
+
+
+def latency(found: Latency, beside: Published | None = None) -> Data:
+    """Milliseconds, beside what the vendor publishes."""
     return {
         "fps": round(found.fps, 2),
         "images": found.images,
         "latency_ms": {f"p{p}": round(v, 3) for p, v in found.whole.items()},
         "stages_ms": {k: round(v, 3) for k, v in found.parts.items()},
+        "published": msgspec.to_builtins(beside),
     }
 
 

@@ -65,6 +65,7 @@ def artifact(made: Artifact, path: Path, *, log: bool = False) -> Inspection:
         "digest": manifest.source_sha256,
         "target": manifest.target,
         "source": manifest.source,
+        "layout": manifest.layout,
         "head": msgspec.to_builtins(manifest.head),
         "input": msgspec.to_builtins(manifest.input),
         "inputs": [{"name": manifest.input.name, "shape": manifest.input.shape,

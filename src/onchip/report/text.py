@@ -8,9 +8,11 @@ import msgspec
 
 from onchip.artifact import Artifact
 from onchip.measure.accuracy import Accuracy
+from onchip.measure.frigate import AsFrigate
 from onchip.measure.latency import Latency
 from onchip.measure.proof import Proof, Row
 from onchip.spec import Verdict
+from onchip.targets.published import Published
 from onchip.targets.target import Foresight, Target
 
 
@@ -58,6 +60,7 @@ def artifact(made: Artifact, path: str) -> str:
         f"  head    {head.family}, {head.classes} classes ({labels})",
         f"  input   {manifest.input.describe()}",
         f"  cut at  {', '.join(head.end_nodes)}",
+        *([f"  layout  {manifest.layout}"] if manifest.layout != "onchip" else []),
     ]
     for stage in manifest.stages:
         took = "skipped (nothing changed)" if stage.skipped else f"{stage.seconds:.1f} s"
@@ -119,8 +122,31 @@ def accuracy(found: Accuracy) -> str:
     )
 
 
-def latency(found: Latency) -> str:
-    """Percentiles and parts."""
+def as_frigate(found: AsFrigate) -> str:
+    """Three readings of one program, and what Frigate's costs."""
+    ways = (
+        ("Frigate's decode, from 0.4", found.frigate),
+        ("onchip's, from 0.4", found.same),
+        ("onchip's, from 0.001", found.own),
+    )
+    rows = [
+        [name, f"{100 * a.map50_95:.1f}", f"{100 * a.interval[0]:.1f} to {100 * a.interval[1]:.1f}",
+         f"{100 * a.map50:.1f}"]
+        for name, a in ways
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            table(["read by", "mAP50-95", "95 % interval", "mAP50"], rows),
+            "",
+            f"On {found.frigate.images} images Frigate's decode costs {found.decode:.1f} points of "
+            f"mAP50-95 against onchip's from the same score; another {found.threshold:.1f} points "
+            "score less than 0.4, where Frigate does not look.",
+        ]
+    )
+
+
+def latency(found: Latency, beside: Published | None = None) -> str:
+    """Percentiles and parts, beside what the vendor publishes."""
     rows = [[name, f"{value:.1f}"] for name, value in found.parts.items()]
     whole = ", ".join(f"p{p} {v:.1f}" for p, v in found.whole.items())
     return "\n".join(
@@ -128,8 +154,20 @@ def latency(found: Latency) -> str:
             f"{found.fps:.1f} images per second, one after the other; {found.images} timed",
             f"whole, ms: {whole}",
             table(["part", "median ms"], rows),
+            *(_beside(found, beside) if beside is not None else ()),
         ]
     )
+
+
+def _beside(found: Latency, beside: Published) -> Iterable[str]:
+    """What the vendor publishes, what that is here, and why the two may differ."""
+    here = 1000 / found.parts["inference"]
+    eight = f", {beside.eight:g} with eight at a time" if beside.eight else ""
+    yield f"published for {beside.network}: {beside.one:g} a second, inference alone{eight}"
+    yield f"  ({beside.source}); inference alone here: {here:.1f} a second, {here / beside.one:.0%}"
+    rest = found.whole[50] - found.parts["inference"]
+    yield f"why they differ: {rest:.1f} ms of each image here are not inference"
+    yield from (f"  {reason}" for reason in beside.why)
 
 
 def proof(found: Proof) -> str:

@@ -1,17 +1,18 @@
 """This machine's processor through ONNX Runtime: the reference target, with real INT8 kernels."""
 
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from onchip.artifact import Artifact
 from onchip.errors import ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target
+from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target
 from onchip.vision.codes import Tensors, codes_of, named
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Cpu(Target):
     name = "cpu"
     title = "CPU (ONNX Runtime)"
     verified = "run on x86-64 without VNNI; not on Arm"
+    frigate = ("onnx",)
     quant = QuantSpec(
         raised=("float32", "int16"),
         pair_limit=32767,  # AVX2 adds pairs of products in 16 bits
@@ -39,11 +41,9 @@ class Cpu(Target):
 
     def compile(self, job: Job) -> Compiled:
         """Take the QDQ graph, which ONNX Runtime fuses into integer kernels when it loads."""
-        from onchip.quantize.emit import end_in_codes
+        from onchip.targets.qdq import compiled
 
-        dtype = "uint8" if job.input.uniform else "float32"
-        spec = msgspec.structs.replace(job.input, dtype=dtype)
-        return Compiled(end_in_codes(job.qdq), "onnx", spec, {"onnxruntime": self.version()})
+        return compiled(job, {"onnxruntime": self.version()})
 
     def open(self, artifact: Artifact, threads: int = 0) -> "CpuSession":
         """Load the graph into ONNX Runtime."""
@@ -52,6 +52,14 @@ class Cpu(Target):
     def parts(self) -> tuple[Part, ...]:
         """ONNX Runtime came with onchip."""
         return (Part("onnxruntime", self.version()),)
+
+    def trial(self, model: bytes) -> "Mapping[str, Callable[[], CpuSession]]":
+        """On the processor."""
+        return {"processor": partial(CpuSession, model)}
+
+    def runtime(self) -> Runtime:
+        """ONNX Runtime."""
+        return Runtime(requirements=("onnxruntime",))
 
 
 def depth(threads: int) -> int:

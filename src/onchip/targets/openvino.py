@@ -1,5 +1,7 @@
 """Intel's processors, graphics and NPUs through OpenVINO."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from queue import SimpleQueue
 from typing import Any, ClassVar, Literal
@@ -7,12 +9,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
-from msgspec.structs import replace
 
 from onchip.artifact import Artifact
 from onchip.errors import DeviceError, ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target
+from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target
 from onchip.vision.codes import CODES, Tensors, codes_of, named
 
 INSTALL = "pip install 'onchip[openvino]'"
@@ -30,6 +31,7 @@ class Openvino(Target):
     name = "openvino"
     title = "Intel CPU, GPU, NPU (OpenVINO)"
     verified = "run on an x86-64 CPU; not on an Intel GPU or NPU"
+    frigate = ("openvino", "onnx")
     options: ClassVar[type[Struct]] = OpenvinoOptions
     quant = QuantSpec(
         raised=("float32",),
@@ -51,12 +53,24 @@ class Openvino(Target):
         """The runtime."""
         return (Part("openvino", self.version(), INSTALL),)
 
+    def trial(self, model: bytes) -> "Mapping[str, Callable[[], OpenvinoSession]]":
+        """On each device that OpenVINO finds."""
+        if not self.version():
+            return {}
+        import openvino
+
+        devices = openvino.Core().available_devices
+        return {f"OpenVINO {name}": partial(OpenvinoSession, model, name) for name in devices}
+
+    def runtime(self) -> Runtime:
+        """OpenVINO."""
+        return Runtime(requirements=("openvino",))
+
     def compile(self, job: Job) -> Compiled:
         """Take the QDQ graph as it is: a file for every machine, with OpenVINO or not yet."""
-        from onchip.quantize.emit import end_in_codes
+        from onchip.targets.qdq import compiled
 
-        spec = replace(job.input, dtype="uint8" if job.input.uniform else "float32")
-        return Compiled(end_in_codes(job.qdq), "onnx", spec, {"openvino": self.version()})
+        return compiled(job, {"openvino": self.version()})
 
     def open(self, artifact: Artifact, threads: int = 0) -> "OpenvinoSession":
         """Compile the graph for the device that the artifact was built for."""
@@ -82,7 +96,7 @@ class OpenvinoSession(Session):
             raise ToolError(f"OpenVINO cannot be loaded: {error}", INSTALL) from error
         core = openvino.Core()
         there = core.available_devices
-        if device != "AUTO" and not any(name.partition(".")[0] == device for name in there):
+        if device != "AUTO" and not {device} & {*there, *(n.partition(".")[0] for n in there)}:
             raise DeviceError(f"there is no {device} here", f"OpenVINO finds {', '.join(there)}")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT" if threads == 1 else "LATENCY"}
         if threads > 1 and device == "CPU":

@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from onchip.artifact import Artifact
 from onchip.closing import Closing
-from onchip.errors import InputError, ToolError
+from onchip.errors import InputError, ToolError, UnsupportedError
 from onchip.progress import Progress, silent
-from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
+from onchip.spec import HeadSpec, InputSpec, Layout, QuantSpec, Verdict
 from onchip.vision.codes import Tensors
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Task:
     head: HeadSpec
     input: InputSpec
     options: Struct = field(default_factory=NoOptions)
+    layout: Layout = "onchip"
     photos: Photos = lambda spec, count: ()
     progress: Progress = silent
     key: str = ""
@@ -147,6 +148,23 @@ class Part:
     hint: str = ""
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """What a board needs to run a target's programs, beside onchip; asked before one is copied.
+
+    `requirements` are Python packages that pip brings. `modules` of Python and `files` (patterns
+    below the root) come with the vendor's own software: each with what to do where it is missing.
+    `machines` are architectures as `uname -m` says them, `chips` beginnings of names in the
+    board's device tree, of which it must have one; none where every board will do.
+    """
+
+    requirements: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+    chips: tuple[str, ...] = ()
+
+
 class Session(Closing, ABC):
     """A program on a chip: tensor in, head tensors out by name. Close it when done.
 
@@ -189,7 +207,8 @@ class Target(ABC):
     """One chip family: its arithmetic, its compiler, its runtime.
 
     `verified` says what was run to check the target, and on what. `uses_photos` says that its
-    compiler can quantize too; `reproducible` that building twice gives the same bytes.
+    compiler can quantize too; `reproducible` that building twice gives the same bytes. `frigate`
+    are the types of Frigate's detectors that run its files, best first.
     """
 
     name: ClassVar[str]
@@ -199,6 +218,7 @@ class Target(ABC):
     verified: ClassVar[str] = ""
     uses_photos: ClassVar[bool] = False
     reproducible: ClassVar[bool] = True
+    frigate: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def version(self) -> str:
@@ -215,6 +235,16 @@ class Target(ABC):
     @abstractmethod
     def compile(self, job: Job) -> Compiled | Prepared:
         """Make the file that the chip runs, or all that comes before, where the compiler is not."""
+
+    def check_frigate(self, model: "Model", head: HeadSpec, spec: InputSpec) -> None:
+        """Refuse a head that Frigate could not read from this target's file; most end in a table.
+
+        Raises:
+            UnsupportedError: the text says why.
+        """
+        from onchip.graph.decoded import refuse_short
+
+        refuse_short(model, head, spec)
 
     def foresee(self, task: Task, plan: "QuantPlan | None" = None) -> Foresight:
         """Say what a build would do; needs none of the vendor's software.
@@ -253,6 +283,17 @@ class Target(ABC):
         """What it needs on this machine, and what of that is there."""
         return ()
 
+    def runtime(self) -> Runtime:
+        """What a board needs to run its programs."""
+        return Runtime()
+
+    def trial(self, model: bytes) -> "Mapping[str, Callable[[], Session]]":
+        """How a float ONNX network is opened on each device found here, by the device's name.
+
+        None where a network must be compiled by the vendor first.
+        """
+        return {}
+
     def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
         """Return the options as an artifact keeps them: a file's content instead of its name."""
         return given
@@ -270,6 +311,20 @@ class Target(ABC):
             raise InputError(
                 f"option for {self.name}: {error}", f"its options (-O NAME=VALUE): {known}"
             ) from error
+
+
+def frigate_detectors(target: Target) -> tuple[str, ...]:
+    """Return the types of Frigate's detectors that run a target's files, best first.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    if not target.frigate:
+        raise UnsupportedError(
+            f"Frigate has no detector that runs a file for {target.name}",
+            "build without --layout, and serve it to Frigate's zmq detector: onchip frigate serve",
+        )
+    return target.frigate
 
 
 def _entries() -> dict[str, EntryPoint]:

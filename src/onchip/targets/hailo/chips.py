@@ -22,7 +22,7 @@ from onchip.formats import hef as hef_file
 from onchip.formats.hailo_versions import table
 from onchip.formats.hef import HefFile
 from onchip.spec import HeadSpec, InputSpec, QuantSpec
-from onchip.targets.hailo import guard
+from onchip.targets.hailo import guard, nms
 from onchip.targets.hailo.options import HailoOptions
 from onchip.targets.target import (
     MOVES,
@@ -31,6 +31,7 @@ from onchip.targets.target import (
     Job,
     Part,
     Prepared,
+    Runtime,
     Session,
     Step,
     Target,
@@ -40,6 +41,7 @@ from onchip.targets.target import (
 from onchip.toolchains import install
 
 if TYPE_CHECKING:
+    from onchip.graph.read import Model
     from onchip.quantize.plan import QuantPlan
 
 TOOL = "hailo"
@@ -91,6 +93,11 @@ class Hailo(Target):
             Part("HailoRT (on the board)", board, "sudo apt install hailo-all, on a Raspberry Pi"),
         )
 
+    def runtime(self) -> Runtime:
+        """HailoRT's Python package, which comes with its driver and library."""
+        get = "sudo apt install hailo-all (Raspberry Pi), or HailoRT's wheel for that Python"
+        return Runtime(modules={"hailo_platform": get})
+
     def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
         """Put the user's own script, if one is named, in the place of its name."""
         text = _script(given.get("script", ""))
@@ -107,9 +114,7 @@ class Hailo(Target):
         """Say what the compiler will be told, what it will do with it, and what will go wrong."""
         from onchip.targets.hailo.foresee import foresee
 
-        options = task.options
-        assert isinstance(options, HailoOptions)
-        return foresee(self.name, task, options, plan)
+        return foresee(self.name, task, self._options(task), plan)
 
     def compile(self, job: Job) -> Compiled | Prepared:
         """Quantize and compile; without the compiler, prepare all that it will want.
@@ -123,8 +128,7 @@ class Hailo(Target):
         from onchip.targets.hailo.foresee import prepared
         from onchip.toolchains.machine import gpus
 
-        options = job.options
-        assert isinstance(options, HailoOptions)
+        options = self._options(job)
         if job.head.coding in ("query", "xywh"):
             raise UnsupportedError(
                 f"the end of a {job.head.family} network is no map of cells, and how Hailo lays "
@@ -138,6 +142,31 @@ class Hailo(Target):
             return prepared(self.name, job, options, error)
         free = next((str(g.number) for g in gpus() if g.free), "")
         return build(Site(self.name, environment, free), job, options)
+
+    def check_frigate(self, model: "Model", head: HeadSpec, spec: InputSpec) -> None:
+        """Refuse a head that HailoRT and the chip leave undecoded: Frigate reads only boxes."""
+        if not (known := nms.support(head, self.name)).engines:
+            raise UnsupportedError(
+                f"Frigate reads only boxes that HailoRT has suppressed: {known.reason}",
+                "leave --layout out, and serve it to Frigate's zmq detector: onchip frigate serve",
+            )
+
+    def _options(self, task: Task) -> HailoOptions:
+        """What the user decided; for Frigate the boxes are made wherever they can be.
+
+        Raises:
+            InputError: the user wants them for Frigate, and not made.
+        """
+        options = task.options
+        assert isinstance(options, HailoOptions)
+        if task.layout != "frigate" or options.nms not in ("auto", "none"):
+            return options
+        if options.nms == "none":
+            raise InputError(
+                "Frigate reads only boxes that HailoRT has suppressed, and -O nms=none makes none",
+                "leave -O nms out, or leave --layout frigate out",
+            )
+        return replace(options, nms=nms.support(task.head, self.name).engines[0])
 
     def open(self, artifact: Artifact, threads: int = 0) -> Session:
         """Run on this board's chip, or elsewhere in the compiler's emulator.
@@ -253,6 +282,7 @@ class Hailo8(Hailo):
 
     name = "hailo8"
     title = "Hailo-8 (26 TOPS)"
+    frigate = ("hailo8l",)
 
 
 class Hailo8l(Hailo):
@@ -260,6 +290,7 @@ class Hailo8l(Hailo):
 
     name = "hailo8l"
     title = "Hailo-8L (13 TOPS)"
+    frigate = ("hailo8l",)
 
 
 class Hailo10h(Hailo):

@@ -10,10 +10,9 @@ from functools import cache
 from importlib.resources import files
 
 import msgspec
-import numpy as np
-import onnx
 from msgspec import Struct
 
+from onchip.graph.cost import cost
 from onchip.graph.read import Model
 from onchip.spec import Verdict
 from onchip.targets.hailo.names import predicted
@@ -138,31 +137,14 @@ def measured(model: Model) -> Network:
     names = predicted(model)
     nodes = model.proto.graph.node
     made = [math.prod(model.shapes.get(t, ())) for n in nodes for t in n.output]
-    weights = sum(
-        model.constants[t].size
-        for t in {t for n in nodes for t in n.input if t in model.constants}
-        if np.issubdtype(model.constants[t].dtype, np.floating)
-    )
+    counted = cost(model)
     return Network(
-        operations=2 * sum(_products(n, model) for n in nodes) / 1e9,
-        weights=weights / 1e6,
+        operations=counted.operations,
+        weights=counted.weights,
         convolutions=len({n for n in names.values() if n.rstrip(DIGITS) in ("conv", "deconv")}),
         attention=any(n.op_type == "MatMul" for n in nodes),
         largest=max(made, default=0) / 1e6,
     )
-
-
-def _products(node: onnx.NodeProto, model: Model) -> int:
-    """How many multiplications a node does; additions are as many."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    given, weight = (model.shapes.get(t, ()) for t in node.input[:2])
-    made = math.prod(model.shapes.get(node.output[0], ()))
-    if node.op_type == "Conv":
-        return made * math.prod(weight[1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(given) * math.prod(weight[1:])
-    return made * (given[-1] if given else 0)
 
 
 def forecast(network: Network, chip: str) -> Forecast:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from onchip.artifact import Artifact
 from onchip.errors import InputError, OnchipError, ToolError
-from onchip.spec import Verdict
+from onchip.spec import HeadSpec, Verdict
 from onchip.targets.rknn.options import RknnOptions, operations
 from onchip.targets.target import Compiled, Job, Session, Task
 from onchip.toolchains import install
@@ -81,6 +81,11 @@ def checked(job: Job) -> RknnOptions:
         raise InputError(
             "hybrid and dtype are the vendor's", "add -O quantizer=vendor, or use --keep-float"
         )
+    if job.layout == "frigate" and (options.quantizer, options.dtype) == ("vendor", "w8a8"):
+        raise InputError(
+            "the SDK would round boxes of 640 pixels and scores of 0 to 1 to the same 256 steps",
+            "with --layout frigate leave -O quantizer out: onchip keeps the decode in float16",
+        )
     if "vendor" in ways(job, options) and not _has_photos(job):
         raise InputError("the vendor's quantization needs photos", "name a folder: -c photos/")
     made = {o for n in job.model.proto.graph.node for o in n.output}
@@ -104,6 +109,8 @@ def ways(job: Task, options: RknnOptions) -> list[str]:
         return [options.quantizer]
     if options.dtype != "w8a8":
         return ["vendor"]
+    if job.layout == "frigate":
+        return ["onchip"]
     return ["onchip", "vendor"] if options.hybrid or _has_photos(job) else ["onchip"]
 
 
@@ -160,6 +167,7 @@ def _compiled(
             "seconds in the SDK": f"{best.worker.seconds:.1f}",
         },
         extras=extras,
+        head=_head(job),
     )
 
 
@@ -243,7 +251,15 @@ def build_one(
     except BaseException:
         worker.close()
         raise
-    return Built(way, program, worker, tuple(o.name for o in job.model.outputs))
+    head, own = _head(job), tuple(o.name for o in job.model.outputs)
+    return Built(way, program, worker, head.outputs if head else own)
+
+
+def _head(job: Task) -> HeadSpec | None:
+    """How the program's end reads, where that is not as the float network's."""
+    from onchip.graph.decoded import table
+
+    return table(job.head) if job.layout == "frigate" else None
 
 
 def _explained(error: OnchipError) -> OnchipError:
@@ -257,6 +273,7 @@ def _explained(error: OnchipError) -> OnchipError:
 
 
 def _model(job: Task, options: RknnOptions, way: str) -> bytes:
+    from onchip.graph.decoded import decoded
     from onchip.graph.layout import called, named_back
     from onchip.targets.rknn.qdq import lowered, written
 
@@ -265,6 +282,8 @@ def _model(job: Task, options: RknnOptions, way: str) -> bytes:
         proto = written(job.model, job.head, job.plan)
     else:
         proto = lowered(job.model.proto)
+    if job.layout == "frigate":
+        decoded(proto, job.model, job.head, job.input)
     names = called(job.model) if options.ops else {}  # without classes: as the standard ones
     return bytes(named_back(proto, names).SerializeToString())
 
@@ -325,7 +344,7 @@ def _better(job: Job, built: Sequence[Built]) -> tuple[Built, tuple[Verdict, ...
     size = (job.input.width, job.input.height)
 
     def measure(one: Built) -> float:
-        return agreement(job.head, size, wanted, [one(t) for t in tensors])
+        return agreement(job.head, size, wanted, [one(t) for t in tensors], _head(job))
 
     with ThreadPoolExecutor(len(built)) as pool:
         found = list(pool.map(measure, built))
@@ -358,6 +377,7 @@ def simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator:
         head=manifest.head,
         input=manifest.input,
         options=options,
+        layout=manifest.layout,
         photos=lambda spec, count: photos[:, None],
         plan=plan,
         qdq=b"",

@@ -36,7 +36,17 @@ from onchip.targets.rknn.build import (
     ways,
 )
 from onchip.targets.rknn.options import RknnOptions, operations
-from onchip.targets.target import MOVES, Compiled, Job, Part, Session, Target, Task, VendorError
+from onchip.targets.target import (
+    MOVES,
+    Compiled,
+    Job,
+    Part,
+    Runtime,
+    Session,
+    Target,
+    Task,
+    VendorError,
+)
 from onchip.toolchains import install
 from onchip.toolchains.worker import Worker
 
@@ -73,6 +83,7 @@ class Rknn(Target):
     verified = "compiled and simulated with rknn-toolkit2 2.5.0; not run on a board"
     cores: ClassVar[int] = 1
     uses_photos = True
+    frigate: ClassVar[tuple[str, ...]] = ("rknn",)
     reproducible = False  # two builds differ in bytes that the SDK never wrote
 
     def version(self) -> str:
@@ -88,6 +99,16 @@ class Rknn(Target):
         return (
             Part("rknn-toolkit2", self.version(), f"onchip toolchain install {TOOL}"),
             Part("RKNNLite (on the board)", board, "pip install rknn-toolkit-lite2, on the board"),
+        )
+
+    def runtime(self) -> Runtime:
+        """RKNNLite, and the library under it."""
+        library = "copy librknnrt.so of rknn-toolkit2's release there: to /usr/lib"
+        return Runtime(
+            requirements=("rknn-toolkit-lite2",),
+            files={"usr/lib/librknnrt.so": library},
+            machines=("aarch64",),
+            chips=(f"rockchip,{self.name}",),
         )
 
     def settings(self, given: Mapping[str, str]) -> Struct:
@@ -223,6 +244,7 @@ class Rv1103(Rknn):
 
     name = "rv1103"
     title = "Rockchip RV1103 (0.5 TOPS, integers only)"
+    frigate = ()
     quant = replace(Rknn.quant, raised=())
 
 
@@ -231,6 +253,7 @@ class Rv1106(Rknn):
 
     name = "rv1106"
     title = "Rockchip RV1106 (0.5 to 1 TOPS, integers only)"
+    frigate = ()
     quant = replace(Rknn.quant, raised=())
 
 
@@ -239,3 +262,4 @@ class Rv1126b(Rknn):
 
     name = "rv1126b"
     title = "Rockchip RV1126B (3 TOPS)"
+    frigate = ()
