@@ -26,7 +26,7 @@ from onchip.artifact import load, save
 from onchip.cli import deploy as shown
 from onchip.cli.app import run
 from onchip.detections import Detections
-from onchip.device import Place, board, deploy, packing, ssh
+from onchip.device import Place, board, deploy, doctor, packing, remote, ssh
 from onchip.device import hailo as hailo_probe
 from onchip.device.deploy import Cargo, Deployed, Outcome, Proof, Unit, Wish
 from onchip.device.ssh import At, Board
@@ -829,3 +829,33 @@ def test_wheels_that_are_not_to_be_had(tmp_path: Path) -> None:
     assert "manylinux_2_36_aarch64" in tags and "manylinux_2_37_aarch64" not in tags
     musl = packing.Needs("key", (), PYTHON, FACTS | {"libc": ["", ""]})
     assert "musllinux_1_2_aarch64" in packing._tags(musl)
+
+
+# --- the doctor, from here
+
+
+@live
+def test_the_doctor_looks_at_a_board(place: Place7, cargo: Cargo) -> None:
+    with Board("board") as there:
+        bare = {s.title: s.checks for s in remote.look(there, folder=str(place.folder))}
+    assert [c.name for c in bare["deployed"]] == ["none"]
+    assert {"board", "system", "Python", "disk"} <= {c.name for c in bare["board"]}
+    assert bare["chips"][0].found == "nothing of Hailo or Rockchip is here"
+    place.deploy(cargo)
+    with Board("board") as there:
+        sections = remote.look(there, [cargo.path], folder=str(place.folder))
+    found = {s.title: {c.name: c for c in s.checks} for s in sections}
+    assert found["deployed"]["model"].found.startswith(f"{cargo.path.name}, release ")
+    assert found["deployed"][cargo.path.name].found.startswith("runs, ")
+    assert doctor.failure(sections) is None
+    (place.folder / "current" / cargo.path.name).write_bytes(b"damaged")
+    with Board("board") as there:
+        sections = remote.look(there, folder=str(place.folder))
+    failure = doctor.failure(sections)
+    assert failure is not None and failure.exit_code == 5 and "onchip fails" in failure.hint
+
+
+@live
+def test_the_doctor_says_that_there_is_no_board(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "pi@127.0.0.1", "--ssh-option", "Port=1"]) == 5
+    assert "refuses the connection" in capsys.readouterr()[1]

@@ -219,6 +219,7 @@ def _matches(root: Path, patterns: List[str]) -> Dict[str, Path]:
 def _packages(name: str, places: Any) -> Dict[str, str]:
     """Return the versions of a Python package, by the folder that it lies in."""
     found = {}  # type: Dict[str, str]
+    name = re.sub("[-_.]+", "[-_.]", name)  # a folder may write them otherwise
     for place in places or ["/usr/lib/python3/dist-packages", *sys.path[1:]]:
         for folder in sorted(Path(place).glob(name + "-*-info")) if place else []:
             here = folder if folder.is_file() else folder / "METADATA"

@@ -4,12 +4,9 @@ The driver is part of the board's kernel. The library should be of the version o
 built a file; a much older one refuses the file. None of Rockchip's software is needed to look.
 """
 
-import mmap
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 
 from onchip.device import Check, Place, Probe
@@ -20,9 +17,17 @@ from onchip.formats.versions import minor, number
 
 PACKAGE = "rknn-toolkit-lite2"
 LIBRARIES = ("librknnrt.so", "librknnmrt.so")
-FOLDERS = ("usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "lib", "oem/usr/lib")
-SAYS = re.compile(rb"(?:librknnrt|librknnmrt|rknn runtime) version: ?(\d+\.\d+\.\d+)")
+FOLDERS = ("usr/lib", "usr/lib/*", "usr/lib64", "usr/local/lib", "oem/usr/lib")
+SAYS = r"(?:librknnrt|librknnmrt|rknn runtime) version: ?(\d+\.\d+\.\d+)"  # in their own text
 DRIVERS = ("proc/rknpu/version", "sys/kernel/debug/rknpu/version", "sys/module/rknpu/version")
+TREE, DRM = "proc/device-tree/compatible", "sys/class/drm/"
+KEY = "rockchip"
+WANTS = {
+    "texts": [TREE, *DRIVERS, f"{DRM}renderD*/device/uevent"],
+    "nodes": ["dev/rknpu", "dev/dri/renderD*"],
+    "searched": [[f"{folder}/{name}", SAYS] for folder in FOLDERS for name in LIBRARIES],
+    "packages": [PACKAGE],
+}
 OLD = "0.9.2"  # kernels before it know nothing of what librknnrt 2 asks for
 GET = "https://github.com/airockchip/rknn-toolkit2, rknpu2/runtime"
 
@@ -58,24 +63,27 @@ class Found:
 
 def look(place: Place) -> Found:
     """Look at everything."""
-    package = _package(place.packages)
-    system = str(place.root / "usr/lib/python3/dist-packages")
-    driver = next((v for file in DRIVERS if (v := _version(place.root / file))), "")
-    nodes = tuple(_nodes(place.root))
+    facts = place.gather(KEY, WANTS)
+    texts, packages = facts["texts"], facts["packages"][PACKAGE]
+    package = next((v for p, v in packages.items() if p in place.packages), "")
+    driver = next((v for file in DRIVERS if (v := _version(texts.get(file, "")))), "")
+    nodes = tuple(_nodes(texts, facts["nodes"]))
     return Found(
-        chip=_chip_of(place.root),
+        chip=_chip_of(texts.get(TREE, "")),
         npu=bool(driver or nodes),
         driver=driver,
         nodes=nodes,
-        libraries=tuple(_libraries(place.root)),
+        libraries=tuple((f"/{path}", said) for path, said in facts["searched"].items()),
         package=package,
-        elsewhere="" if package else _package((system,)),
+        elsewhere="" if package else next(iter(packages.values()), ""),
     )
 
 
 class Rockchip(Probe):
     """What is there of Rockchip."""
 
+    key = KEY
+    wants = WANTS
     title = "Rockchip"
     suffix = ".rknn"
     runtime = "rknnrt"
@@ -206,57 +214,23 @@ def _python(found: Found) -> Check:
     return Check("Python", text)
 
 
-def _chip_of(root: Path) -> str:
+def _chip_of(compatible: str) -> str:
     """Return the chip that the device tree names last: "radxa,rock-5b", then "rockchip,rk3588"."""
-    words = _bytes(root / "proc/device-tree/compatible").split(b"\0")
-    names = [
-        w.partition(b",")[2].decode(errors="replace") for w in words if w.startswith(b"rockchip,")
-    ]
+    names = [word.removeprefix("rockchip,") for word in compatible.split("\0")]
     return next((name for name in reversed(names) if re.fullmatch(r"r[kv]\d{4}\w{0,2}", name)), "")
 
 
-def _nodes(root: Path) -> Iterator[tuple[str, bool]]:
-    found = [root / "dev/rknpu"] if (root / "dev/rknpu").exists() else []
-    for card in sorted(root.glob("sys/class/drm/renderD*")):
-        if b"rknpu" in _bytes(card / "device/uevent").lower():
-            found.append(root / "dev/dri" / card.name)
-    for path in found:
-        yield f"/{path.relative_to(root)}", os.access(path, os.R_OK | os.W_OK)
+def _nodes(texts: Mapping[str, str], nodes: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
+    cards = {
+        n.split("/")[3]
+        for n, text in texts.items()
+        if n.startswith(DRM) and "RKNPU" in text.upper()
+    }
+    for node, opens in nodes.items():
+        if node == "dev/rknpu" or node.rpartition("/")[2] in cards:
+            yield f"/{node}", opens
 
 
-def _libraries(root: Path) -> Iterator[tuple[str, str]]:
-    seen: set[Path] = set()
-    for folder in FOLDERS:
-        for name in LIBRARIES:
-            for path in sorted(root.glob(f"{folder}/{name}")):
-                if path.is_file() and (real := path.resolve()) not in seen:
-                    seen.add(real)
-                    yield f"/{path.relative_to(root)}", _says(path)
-
-
-def _says(path: Path) -> str:
-    """Return the version that a library's own text says."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            match = SAYS.search(data)
-            return match[1].decode() if match else ""
-    except (OSError, ValueError):  # not readable, or empty
-        return ""
-
-
-def _package(places: tuple[str, ...]) -> str:
-    found = distributions(name=PACKAGE, path=list(places))
-    return next((d.version for d in found if d.version), "")
-
-
-def _version(path: Path) -> str:
-    match = re.search(rb"(\d+\.\d+\.\d+)", _bytes(path))
-    return match[1].decode() if match else ""
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4096)
-    except OSError:
-        return b""
+def _version(text: str) -> str:
+    match = re.search(r"(\d+\.\d+\.\d+)", text)
+    return match[1] if match else ""
