@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 collect_ignore = [
     "standins",
     "rtsp_server.py",
+    "frigate_child.py",
+    "frigate_detect_child.py",
 ]  # they are for processes and tests that ask for them
 
 
