@@ -1821,7 +1821,7 @@ MEANT = {
     "E RKNN: invalid RKNN_MAGIC!": ("magic", "copy it"),
     "E RKNN: The input[0] need 4dims input, but 3dims input buffer feed": ("dimensions", "batch"),
     "W build: found outlier value, this may affect quantization accuracy": ("outlier", "analyze"),
-    "E RKNN: failed to submit!, op id: 1": ("driver", "firmware"),
+    "E RKNN: failed to submit!, op id: 1": ("driver", "kernel"),
     "E RKNN: 6, 1\nE RKNN: Invalid RKNN model version 6": ("model_version", "librknnrt"),
     "W RKNN: RKNN Model version: 2.3.2 not match with rknn runtime version: 1.5.0": (
         "runtime_version",
