@@ -6,19 +6,13 @@ from typing import Any
 
 import click
 
-from onchip.cli.options import as_json, command, size
+from onchip.cli.options import as_json, command, group, size
 from onchip.cli.output import bars, print_json, print_text
 from onchip.errors import InputError
 from onchip.report import dataset as report
 
 
-@click.group(
-    "dataset",
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: onchip dataset check data.yaml --page check.html",
-)
-@click.pass_context
+@group("onchip dataset check data.yaml --page check.html")
 def dataset_verb(context: click.Context) -> None:
     """Look after photos and their labels.
 

@@ -11,8 +11,9 @@ import click
 import msgspec
 
 from onchip.cli.options import as_json, command
-from onchip.cli.output import print_json, print_text
-from onchip.errors import DeviceError, InputError, OnchipError
+from onchip.cli.output import as_error, print_json, print_text, somebody
+from onchip.cli.prove import min_match
+from onchip.errors import DeviceError, InputError
 from onchip.measure.proof import Gate
 
 if TYPE_CHECKING:
@@ -33,13 +34,7 @@ FOLDER = "~/.local/share/onchip"
 @click.option("--service", default="", help='Run this there for good: "watch cameras.toml".')
 @click.option("--offline", is_flag=True, help="Carry all wheels along: the board has no network.")
 @click.option("--wheels", type=Path, help="Carry the wheels of this folder along.")
-@click.option(
-    "--min-match",
-    type=click.FloatRange(0, 1),
-    default=Gate.min_match,
-    show_default=True,
-    help="Gate: the least share of detections that must match.",
-)
+@min_match
 @click.option("--keep", is_flag=True, help="Switch to it even if the proof fails.")
 @click.option("--again", is_flag=True, help="Prove it although nothing has changed.")
 @click.option("--rollback", is_flag=True, help="Go back: onchip deploy --rollback pi@camera")
@@ -72,7 +67,7 @@ def deploy_verb(
     from onchip.device.ssh import Board
 
     if rollback:
-        with Board(board or str(file), options, prompts=_somebody()) as there:
+        with Board(board or str(file), options, prompts=somebody()) as there:
             return _done(deploy.rollback(there, folder=folder), as_json)
     if (board is None) == (inventory is None):
         raise InputError(
@@ -86,7 +81,7 @@ def deploy_verb(
         cargo = deploy.Cargo(file, images)
         if inventory is not None:
             return _many(inventory, cargo, wish, options, as_json)
-        with Board(str(board), options, prompts=_somebody()) as there:
+        with Board(str(board), options, prompts=somebody()) as there:
             made = deploy.deploy(there, cargo, wish, folder=folder, service=service, say=_say)
     return _done(made, as_json)
 
@@ -162,13 +157,9 @@ def table(rows: "tuple[Outcome, ...]") -> str:
 
 def _row(row: "Outcome") -> dict[str, object]:
     if row.error is not None:
-        return {"board": row.host, "error": _error(row.error)}
+        return {"board": row.host, "error": as_error(row.error)}
     found: dict[str, object] = msgspec.to_builtins(row.deployed)
     return found
-
-
-def _error(error: OnchipError) -> dict[str, str]:
-    return {"code": error.code, "message": str(error), "hint": error.hint}
 
 
 @contextmanager
@@ -194,8 +185,3 @@ def _images(photos: str | None, count: int) -> Iterator[list[Path]]:
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-def _somebody() -> bool:
-    """Whether ssh may ask: somebody sits at a terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from onchip.cli.options import as_json, command
-from onchip.cli.output import print_json, print_text
+from onchip.cli.output import as_error, print_json, print_text, somebody
 from onchip.device import doctor
 from onchip.errors import InputError, OnchipError
 
@@ -52,15 +52,14 @@ def _looked(
     from onchip.device import remote
     from onchip.device.ssh import Board
 
-    somebody = sys.stdin.isatty() and sys.stderr.isatty()
-    with Board(board, options, prompts=somebody) as there:
+    with Board(board, options, prompts=somebody()) as there:
         return remote.look(there, files)
 
 
 def _done(text: str, data: dict[str, object], failure: OnchipError | None, as_json: bool) -> int:
     if as_json:
         if failure is not None:
-            data["error"] = {"code": failure.code, "message": str(failure), "hint": failure.hint}
+            data["error"] = as_error(failure)
         print_json(data)
         return failure.exit_code if failure is not None else 0
     print_text(text)

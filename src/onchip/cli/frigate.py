@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from onchip.cli.options import as_json, command
+from onchip.cli.options import as_json, command, group
 from onchip.cli.output import print_json, print_text
 from onchip.cli.stopping import stopping
 
@@ -16,13 +16,7 @@ EVERY = 30.0  # seconds between two lines of figures
 EVERY_JSON = 5.0
 
 
-@click.group(
-    "frigate",
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: onchip frigate config best.onchip -o frigate/",
-)
-@click.pass_context
+@group("onchip frigate config best.onchip -o frigate/")
 def frigate_verb(context: click.Context) -> None:
     """Put a model behind Frigate: its configuration, a check of yours, a server that it asks.
 

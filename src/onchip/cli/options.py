@@ -14,6 +14,9 @@ F = Callable[..., Any]
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
 def command(example: str) -> Callable[[F], click.Command]:
     """Make a verb whose help ends with an example."""
 
@@ -21,8 +24,23 @@ def command(example: str) -> Callable[[F], click.Command]:
         made = click.command(
             name=function.__name__.removesuffix("_verb"),
             epilog=f"Example: {example}",
-            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+            context_settings=_HELP,
         )(function)
+        return made
+
+    return wrap
+
+
+def group(example: str) -> Callable[[F], click.Group]:
+    """Make a group of verbs, which without one shows its help; that ends with an example."""
+
+    def wrap(function: F) -> click.Group:
+        made = click.group(
+            function.__name__.removesuffix("_verb"),
+            invoke_without_command=True,
+            context_settings=_HELP,
+            epilog=f"Example: {example}",
+        )(click.pass_context(function))
         return made
 
     return wrap

@@ -24,15 +24,24 @@ def print_json(data: Mapping[str, object]) -> None:
     print_text(msgspec.json.encode(data).decode())
 
 
+def as_error(error: OnchipError) -> dict[str, str]:
+    """Return an error as --json says it."""
+    return {"code": error.code, "message": str(error), "hint": error.hint}
+
+
 def print_error(error: OnchipError, as_json: bool) -> None:
     """Say what happened and what to do; as JSON on stdout where that was asked for."""
     if as_json:
-        failure = {"code": error.code, "message": str(error), "hint": error.hint}
-        print_json({"error": failure})
+        print_json({"error": as_error(error)})
         return
     sys.stderr.write(f"error: {error}\n")
     if error.hint:
         sys.stderr.write(f"  {error.hint}\n")
+
+
+def somebody() -> bool:
+    """Whether somebody sits at a terminal, whom a program may ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def print_new_link(url: str) -> None:

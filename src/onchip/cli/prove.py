@@ -33,6 +33,13 @@ def labelled_images(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 unlabelled_images = click.option("-c", "--photos", help="Images without labels, instead of --data.")
+min_match = click.option(
+    "--min-match",
+    type=click.FloatRange(0, 1),
+    default=Gate.min_match,
+    show_default=True,
+    help="Gate: the least share of detections that must match.",
+)
 _images = click.option("--images", type=click.IntRange(0), default=0, help="At most so many.")
 
 
@@ -48,13 +55,7 @@ _images = click.option("--images", type=click.IntRange(0), default=0, help="At m
     show_default=True,
     help="Gate: the most points of mAP50-95 to lose.",
 )
-@click.option(
-    "--min-match",
-    type=click.FloatRange(0, 1),
-    default=Gate.min_match,
-    show_default=True,
-    help="Gate: the least share of detections that must match.",
-)
+@min_match
 @click.option("--report", type=Path, help="Write an HTML page with pictures here.")
 @as_json
 def verify_verb(file: Path, as_json: bool, report: Path | None, **given: Any) -> int:

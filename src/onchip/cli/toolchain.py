@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from onchip.cli.options import as_json, command
-from onchip.cli.output import bars, print_json, print_text
+from onchip.cli.output import as_error, bars, print_json, print_text
 from onchip.errors import InputError, ToolError
 from onchip.toolchains import install as toolchains
 from onchip.toolchains import pins
@@ -75,11 +75,7 @@ def toolchain_verb(
         if action == "install":
             data["warnings"] = told
         if failure is not None:
-            data["error"] = {
-                "code": failure.code,
-                "message": str(failure),
-                "hint": failure.hint,
-            }
+            data["error"] = as_error(failure)
         print_json(data)
         return failure.exit_code if failure is not None else 0
     print_text("\n".join(_line(e, action, wrong.get(e.folder)) for e in found) or _none())

@@ -26,6 +26,11 @@ class Place:
         system = str(self.root / "usr/lib/python3/dist-packages")
         return board.gather(dict(wants), self.root, self.path, (*self.packages, system))
 
+    def package(self, versions: Mapping[str, str]) -> tuple[str, str]:
+        """Of a package's versions by folder, return that which onchip sees, else one elsewhere."""
+        own = next((v for folder, v in versions.items() if folder in self.packages), "")
+        return own, "" if own else next(iter(versions.values()), "")
+
 
 @dataclass(frozen=True)
 class Told(Place):

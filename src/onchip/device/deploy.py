@@ -12,7 +12,6 @@ import platform
 import shlex
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ from onchip.detect.program import Limits, Program
 from onchip.detections import Detections
 from onchip.device import Check, Probe, doctor, told
 from onchip.device.packing import Needs, download, half, onchip_wheel
+from onchip.device.service import Unit, digest
 from onchip.device.ssh import Board, FullError, PipError
 from onchip.errors import (
     DeviceError,
@@ -51,7 +51,6 @@ ENVIRONMENT = 900 << 20  # bytes that a new environment may take
 SEEN = Limits()  # which detections count in the proof
 SECONDS = 3.0  # that the speed is measured for
 AT_ONCE = 8  # boards
-LONG = ("watch", "detect")  # verbs that run until they are ended: a service may be of these
 KINDS: Mapping[str, type[OnchipError]] = {
     kind.code: kind for kind in (InputError, UnsupportedError, ToolError, DeviceError)
 }
@@ -171,7 +170,7 @@ class Cargo:
     @cached_property
     def images_key(self) -> str:
         """What names the images."""
-        return _digest(*(data for _, data in self.images))
+        return digest(*(data for _, data in self.images))
 
     def reference(self) -> dict[str, Detections]:
         """What this machine sees in each image, by name: the plan, as the chip computes it."""
@@ -229,8 +228,8 @@ def deploy(
     python = check(facts, cargo)
     unit = Unit.read(service, cargo.path.name, facts["folder"])
     needs = half(cargo.runtime.requirements, unit.extra)
-    env = _digest(json.dumps([needs, python["version"][:2], python["program"]]), cargo.wheel[1])
-    name = f"{cargo.path.stem}-{_digest(cargo.digest, env, unit.digest)}"
+    env = digest(json.dumps([needs, python["version"][:2], python["program"]]), cargo.wheel[1])
+    name = f"{cargo.path.stem}-{digest(cargo.digest, env, unit.digest)}"
     now = facts["state"]["current"]
     if now and now["name"] == name and now.get("settled") and not wish.again:
         return _deployed(board, cargo, facts, name, changed=False, service=unit.name or None)
@@ -427,7 +426,7 @@ def _install(board: Board, cargo: Cargo, wish: Wish, needs: Needs, say: Say) -> 
         ) from error
 
 
-def _copy(board: Board, cargo: Cargo, unit: "Unit", name: str, env: str, say: Say) -> None:
+def _copy(board: Board, cargo: Cargo, unit: Unit, name: str, env: str, say: Say) -> None:
     say(f"copying {cargo.path.name}, {len(cargo.data) / 1e6:.1f} MB")
     for file, data in {cargo.path.name: cargo.data, **unit.files}.items():
         board.send(f"releases/{name}.part/{file}", data)
@@ -512,7 +511,7 @@ def _detections(rows: Sequence[Facts]) -> Detections:
     )
 
 
-def _serve(board: Board, unit: "Unit", say: Say) -> bool | None:
+def _serve(board: Board, unit: Unit, say: Say) -> bool | None:
     """Start the service anew; return whether it also starts when nobody is logged in."""
     if not unit.name:
         return None
@@ -542,107 +541,6 @@ def _proof(record: Facts) -> Proof | None:
         return msgspec.convert(record.get("proof"), Proof | None)
     except msgspec.ValidationError:  # of another onchip
         return None
-
-
-def _digest(*parts: str | bytes) -> str:
-    made = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        made.update(len(data).to_bytes(8, "big") + data)
-    return made.hexdigest()[:16]
-
-
-# --- a service
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A systemd service of the board's user. `files` go along; `folders` outlive a release."""
-
-    name: str = ""
-    text: str = ""
-    command: str = ""
-    extra: str = ""
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    folders: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """What changes it."""
-        return _digest(self.name, self.text, *self.files, *self.files.values())
-
-    @staticmethod
-    def read(command: str, model: str, folder: str) -> "Unit":
-        """Make a unit of `watch cameras.toml`; files that are here go along.
-
-        Raises:
-            InputError: it is no such command, or its file names another model.
-        """
-        words = shlex.split(command)
-        if not words:
-            return Unit()
-        if words[0] not in LONG:
-            raise InputError(
-                f"--service {command!r} is none", 'as in --service "watch cameras.toml"'
-            )
-        files, folders, there = {}, [], [words[0]]
-        for word in words[1:]:
-            path = Path(word)
-            if path.is_file():
-                files[path.name] = path.read_bytes()
-                if path.suffix == ".toml":
-                    folders += _data_folders(path, model)
-            there.append(path.name if path.is_file() else word)
-        place = Path(folder)
-        name = "onchip.service" if place.name == "onchip" else f"onchip-{place.name}.service"
-        python = _word(f"{folder}/current/env/bin/python")
-        run = " ".join([python, "-m", "onchip", *map(_word, there)])
-        text = UNIT.format(command=command.replace("\n", " "), folder=_percent(folder), run=run)
-        extra = words[0] if words[0] == "watch" else ""
-        return Unit(name, text, command, extra, files, tuple(folders))
-
-
-UNIT = """[Unit]
-Description=onchip {command}
-
-[Service]
-WorkingDirectory={folder}/current
-ExecStart={run}
-Restart=on-failure
-RestartSec=5
-
-[Install]
-WantedBy=default.target
-"""
-
-
-def _data_folders(path: Path, model: str) -> list[str]:
-    """Return the folders that a file of cameras records into, beside itself."""
-    try:
-        found = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if Path(str(found.get("model", model))).name != model:
-        raise InputError(
-            f"{path} watches with {found['model']}, and {model} is deployed",
-            f'on the board they lie side by side: model = "{model}"',
-        )
-    data = Path(str(found.get("data", "watch")))
-    return (
-        [] if data.is_absolute() or len(data.parts) != 1 or data.name in ("..", "") else [data.name]
-    )
-
-
-def _percent(text: str) -> str:
-    return text.replace("%", "%%")
-
-
-def _word(text: str) -> str:
-    """Quote a word as systemd reads it."""
-    plain = _percent(text).replace("$", "$$")
-    if plain and not set(plain) & set(" \t\"'\\;"):
-        return plain
-    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 # --- many boards

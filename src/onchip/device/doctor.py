@@ -5,7 +5,7 @@ compared with the known lines of every tool.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import distributions
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onchip.artifact import load
+from onchip.artifact import Artifact, load
 from onchip.device import Check, Place, Probe
 from onchip.device.hailo import Hailo
 from onchip.device.rockchip import Rockchip
@@ -52,15 +52,26 @@ def look(files: Sequence[Path] = (), place: Place | None = None) -> tuple[Sectio
     Raises:
         InputError: a file cannot be read, or is of another kind.
     """
-    sections = chips(files, place or Place())
-    if trials := tuple(check for path in files for check in _trial(path)) or tuple(_trials()):
+    opened = artifacts(files)
+    sections = chips(files, opened, place or Place())
+    tried = (check for path, made in opened.items() for check in _trial(path, made))
+    if trials := tuple(tried) or tuple(_trials()):
         sections.append(Section("trial", trials, board=True))
     sections.append(Section("toolchains", tuple(_toolchains()) or (Check("none", "installed"),)))
     sections.append(Section("targets", tuple(_parts(targets.names()))))
     return tuple(sections)
 
 
-def chips(files: Sequence[Path], place: Place) -> list[Section]:
+def artifacts(files: Iterable[Path]) -> dict[Path, Artifact]:
+    """Open those of the files that are artifacts.
+
+    Raises:
+        InputError: one cannot be read, or is damaged.
+    """
+    return {path: load(path) for path in files if path.suffix == ".onchip"}
+
+
+def chips(files: Sequence[Path], opened: Mapping[Path, Artifact], place: Place) -> list[Section]:
     """Look at the vendors' chips and software in a place, and whether it runs the files.
 
     Raises:
@@ -71,7 +82,7 @@ def chips(files: Sequence[Path], place: Place) -> list[Section]:
     if not sections:
         vendors = " or ".join(probe.title for probe in probes)
         sections = [Section("chips", (Check("none", f"nothing of {vendors} is here"),))]
-    return sections + [_compiled(path, probes) for path in files]
+    return sections + [_compiled(path, opened.get(path), probes) for path in files]
 
 
 def explain(log: bytes) -> tuple[Finding, ...]:
@@ -130,12 +141,11 @@ def _counted(problems: Iterable[tuple[bool, str]]) -> OnchipError | None:
     return kind(f"{things} wrong", f"first: {found[0][1]}")
 
 
-def _compiled(path: Path, probes: Sequence[Probe]) -> Section:
+def _compiled(path: Path, made: Artifact | None, probes: Sequence[Probe]) -> Section:
     """Look at a vendor's file, also one inside an artifact; else at what the target needs."""
     file: Path | bytes = path
     name, target = path.name, ""
-    if path.suffix == ".onchip":
-        made = load(path)
+    if made is not None:
         name, target = "", made.manifest.target
         if "program" in made.payloads:
             name, file = made.manifest.payloads["program"].file, made.payloads["program"]
@@ -151,11 +161,8 @@ def _compiled(path: Path, probes: Sequence[Probe]) -> Section:
     return Section(f"{path}, for {target}", tuple(_parts([target], needed=True)))
 
 
-def _trial(path: Path) -> Iterable[Check]:
+def _trial(path: Path, made: Artifact) -> Iterable[Check]:
     """Run an artifact on its chip, where it has a program and the chip's runtime is here."""
-    if path.suffix != ".onchip":
-        return
-    made = load(path)
     if "program" not in made.payloads or made.manifest.program_input is None:
         return
     target = targets.get(made.manifest.target)

@@ -86,7 +86,7 @@ def look(place: Place) -> Found:
     facts = place.gather("hailo", WANTS)
     texts, programs, packages = facts["texts"], facts["programs"], facts["packages"]["hailort"]
     said = programs.get(IDENTIFY, "")
-    package = next((v for p, v in packages.items() if p in place.packages), "")
+    package, elsewhere = place.package(packages)
     return Found(
         chips=tuple(_chips(texts)),
         drivers={m: v for m in DRIVERS if (v := texts.get(f"sys/module/{m}/version"))},
@@ -97,7 +97,7 @@ def look(place: Place) -> Found:
         firmware=_match(r"Firmware Version: (\d+\.\d+\.\d+)", said),
         refusal="" if "Firmware Version:" in said else said,
         package=package,
-        elsewhere="" if package else next(iter(packages.values()), ""),
+        elsewhere=elsewhere,
     )
 
 

@@ -27,7 +27,7 @@ def look(board: Board, files: Sequence[Path] = (), *, folder: str = FOLDER) -> t
     wants = {probe.key: dict(probe.wants) for probe in doctor.PROBES}
     facts = board.ask("look", folder=folder, modules=[], wants=wants)
     sections = [Section(board.at.text, tuple(_machine(facts)), board=True)]
-    sections += doctor.chips(files, told(facts["vendors"]))
+    sections += doctor.chips(files, doctor.artifacts(files), told(facts["vendors"]))
     sections.append(Section("deployed", tuple(_deployed(board, facts)), board=True))
     return tuple(sections)
 

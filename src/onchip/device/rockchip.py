@@ -65,7 +65,7 @@ def look(place: Place) -> Found:
     """Look at everything."""
     facts = place.gather(KEY, WANTS)
     texts, packages = facts["texts"], facts["packages"][PACKAGE]
-    package = next((v for p, v in packages.items() if p in place.packages), "")
+    package, elsewhere = place.package(packages)
     driver = next((v for file in DRIVERS if (v := _version(texts.get(file, "")))), "")
     nodes = tuple(_nodes(texts, facts["nodes"]))
     return Found(
@@ -75,7 +75,7 @@ def look(place: Place) -> Found:
         nodes=nodes,
         libraries=tuple((f"/{path}", said) for path, said in facts["searched"].items()),
         package=package,
-        elsewhere="" if package else next(iter(packages.values()), ""),
+        elsewhere=elsewhere,
     )
 
 

@@ -35,6 +35,10 @@ def rows(found: Detections, size: tuple[int, int]) -> Floats:
     """Return detections as Frigate's detectors do: `(20, 6)`, the rest zeros.
 
     A row is class, score, and top, left, bottom and right as parts of an input of `size`.
+
+    >>> found = Detections(np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([0.9]), np.array([7]))
+    >>> [round(float(v), 2) for v in rows(found, (10, 10))[0]]
+    [7.0, 0.9, 0.2, 0.1, 0.4, 0.3]
     """
     made = np.zeros((ROWS, 6), np.float32)
     few = found[:ROWS]

@@ -291,7 +291,7 @@ def _cells(net: Network) -> int:
 
 def _chip(setup: Setup, net: Network) -> Iterator[Finding]:
     """Files for another chip, or for another runtime."""
-    wanted = {"hailo8l": ("hailo8", "hailo8l"), "rknn": _ROCKCHIPS}.get(setup.type, ())
+    wanted = setup.kind.chips
     if net.chips and wanted and not set(net.chips) & set(wanted):
         yield error(
             "wrong_chip",
@@ -332,9 +332,6 @@ def _toolkit(setup: Setup, net: Network) -> Iterator[Finding]:
             f"toolkit {net.toolkit} made it; Frigate {setup.name} has librknnrt {own}",
             f"compile it with toolkit {own}",
         )
-
-
-_ROCKCHIPS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
 
 
 def _alike(chips: Iterable[str]) -> set[str]:

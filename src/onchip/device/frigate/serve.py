@@ -20,14 +20,15 @@ from msgspec import Meta, Struct
 
 from onchip.closing import Closing
 from onchip.detect.program import Limits
+from onchip.detections import Detections
 from onchip.errors import InputError, OnchipError, ToolError
 from onchip.sight import Sight
+from onchip.vision.frigate import ROWS, THRESHOLD, rows
 from onchip.vision.preprocess import Image
 from onchip.writing import alone
 
 ENDPOINT = "ipc:///tmp/onchip/zmq_detector"  # Frigate's own default lies inside its container
-ROWS = 20
-LIMITS = Limits(confidence=0.4, most=ROWS)  # Frigate looks at nothing below
+LIMITS = Limits(confidence=THRESHOLD, most=ROWS)  # Frigate looks at nothing below
 MOST_BYTES = 64 << 20  # of a message; what claims more is cut off by the socket
 MOST_SIDE = 8192  # pixels
 PARTS = 2  # of a message that is looked at
@@ -109,7 +110,9 @@ class Eyes(Closing):
             raise ToolError(f"looking failed: {type(error).__name__}: {error}") from error
         self._wait = WAITS[0]
         height, width = image.shape[:2]
-        return rows(found.boxes / (width, height, width, height), found.scores, found.classes)
+        best = found[np.argsort(-found.scores, kind="stable")]
+        inside = np.clip(best.boxes, 0, (width, height, width, height))
+        return rows(Detections(inside, best.scores, best.classes), (width, height))
 
     def _fell(self) -> None:
         """Let go of the chip, and be patient."""
@@ -123,20 +126,6 @@ class Eyes(Closing):
         """Give the chip back."""
         if self._sight is not None:
             self._sight.close()
-
-
-def rows(boxes: Any, scores: Any, classes: Any) -> Rows:
-    """Return what Frigate reads: class, score, top, left, bottom, right as parts, best first.
-
-    >>> [round(float(v), 2) for v in rows(np.array([[0.1, 0.2, 0.3, 0.4]]), [0.9], [7])[0]]
-    [7.0, 0.9, 0.2, 0.1, 0.4, 0.3]
-    """
-    made = NOTHING.copy()
-    best = np.argsort(-np.asarray(scores), kind="stable")[:ROWS]
-    made[: len(best), 0] = np.asarray(classes)[best]
-    made[: len(best), 1] = np.asarray(scores)[best]
-    made[: len(best), 2:] = np.clip(np.asarray(boxes), 0, 1)[best][:, [1, 0, 3, 2]]
-    return made
 
 
 def answer(message: Sequence[bytes], look: Callable[[Image], Rows], count: Figures) -> list[bytes]:

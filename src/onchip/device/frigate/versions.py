@@ -30,13 +30,15 @@ class Version(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Kind(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One type of detector: its own keys, its files, and what goes into the configurations.
+    """One type of detector: its own keys, its files, the
+    chips that run them where they are of one vendor's, and what goes into the configurations.
 
     `tensor` and `dtype` are what it takes whatever the model, where that is one thing only.
     """
 
     keys: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    chips: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     compose: tuple[str, ...] = ()
     image: str = ""
