@@ -155,6 +155,25 @@ def test_every_head_quantizes_and_its_kernels_agree_with_its_plan(
     assert "calibrated on 6 images" in plan.describe()
 
 
+def test_a_relu_stays_where_it_shares_a_scale_with_what_is_negative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backbone(net: graphs.Net) -> list[str]:
+        x, maps = net.conv("images", 3, 8, 3, 4), []
+        for _ in range(3):
+            parts = [net.op("Relu", net.conv(x, 8, 4, 3, 2)), net.conv(x, 8, 4, 3, 2)]
+            maps.append(x := net.op("Concat", *parts, axis=1))
+        return maps
+
+    monkeypatch.setattr(graphs.Net, "backbone", backbone)
+    found, plan = planned(graphs.yolov8(), tmp_path, Cpu.quant)
+    regions = divide(found.model, found.head, plan.quant, plan.floats)
+    noise = found.model.noise(9)
+    emulated = Runner(emit(found.model, regions, plan).SerializeToString())(noise)
+    for tensor, values in Runner(found.model.bytes)(noise).items():
+        assert np.corrcoef(emulated[tensor].ravel(), values.ravel())[0, 1] > 0.99
+
+
 def test_boxes_and_scores_have_a_scale_each(tmp_path: Path) -> None:
     found, plan = planned(graphs.nanodet(), tmp_path, Cpu.quant)
     groups = {t.name: t.group for t in plan.tensors}

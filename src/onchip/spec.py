@@ -166,7 +166,8 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chip looks it up together with what reads it (a SiLU's sigmoid). `pair_limit` bounds the
     sum of two neighbouring products; 0 is no bound (see quantize/weights.py). `weight_top` is the
     largest weight code where it is not that of the bits. `barred_zero` is a zero point that the
-    compiler misreads. `raised` is what a layer can be raised to, best first; nothing is none.
+    compiler misreads. `unit_step` is the scale of every sigmoid's result where the chip leaves no
+    choice. `raised` is what a layer can be raised to, best first; nothing is none.
     """
 
     bits: int = 8
@@ -176,6 +177,7 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pair_limit: int = 0
     weight_top: int = 0
     barred_zero: int | None = None
+    unit_step: float = 0.0
     raised: tuple[Precision, ...] = ("float32",)
     ops: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
@@ -194,8 +196,10 @@ class QuantSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.qmin + (1 << self.bits) - 1
 
     def with_bits(self, bits: int) -> "QuantSpec":
-        """The same arithmetic with codes of other bits; a barred zero is of the chip's own."""
-        return self if bits == self.bits else replace(self, bits=bits, barred_zero=None)
+        """The same arithmetic with codes of other bits; what is fixed is so for the chip's own."""
+        if bits == self.bits:
+            return self
+        return replace(self, bits=bits, barred_zero=None, unit_step=0.0)
 
     @property
     def weight_min(self) -> int:

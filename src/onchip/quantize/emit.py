@@ -50,7 +50,7 @@ def emit(
         nodes += _enter(entry, tensors.get(entry), plan, made, pixel)
     if pixel is not None:
         graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    for node in _without_clamps(model, regions):
+    for node in _without_clamps(model, regions, plan):
         _rename(node.input, {entry: f"{entry}/values"} if entered else {})
         if node.name in layers:
             nodes += _weights(node, model, plan, layers[node.name], made)
@@ -98,12 +98,16 @@ def _rename(names: "list[str]", new: dict[str, str]) -> None:
         names[index] = new.get(name, name)
 
 
-def _without_clamps(model: Model, regions: Regions) -> list[onnx.NodeProto]:
-    """Copy the nodes, leaving out activations that the range of their output already is."""
+def _without_clamps(model: Model, regions: Regions, plan: QuantPlan) -> list[onnx.NodeProto]:
+    """Copy the nodes, leaving out activations that the range of their output already is.
+
+    It is not where the output shares its scale with a tensor that goes below zero.
+    """
+    ends = {t.name for t in plan.tensors if t.zero == plan.quant.with_bits(t.bits).qmin}
     dropped = {
         x.members[1]: x
         for x in regions.layers
-        if x.activation in CLAMPS and x.node in regions.integer
+        if x.activation in CLAMPS and x.node in regions.integer and x.output in ends
     }
     outputs = {x.raw: x.output for x in dropped.values()}
     copies = []

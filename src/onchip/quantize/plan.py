@@ -170,7 +170,7 @@ def _ranges(
         if spec.name in names and spec.uniform:
             found[root] = _pixels(spec, quant)
         elif all(_is_unit(model, n) for n in names):
-            found[root] = Range(*fit(0.0, 1.0, quant), 0.0)
+            found[root] = Range(*_unit(quant), 0.0)
         else:
             stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
             reads = {regions.reads.get(n, "") for n in names}
@@ -181,6 +181,10 @@ def _ranges(
 
 def _pixels(spec: InputSpec, quant: QuantSpec) -> Range:
     return Range(1.0 / spec.std[0], quant.qmin, 99.0)
+
+
+def _unit(quant: QuantSpec) -> tuple[float, int]:
+    return (quant.unit_step, quant.qmin) if quant.unit_step else fit(0.0, 1.0, quant)
 
 
 def _is_unit(model: Model, tensor: str) -> bool:
