@@ -39,7 +39,7 @@ $(VENV)/.core: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable ".[annotate,docs,frigate,openvino,test,watch]"
+	$(BIN)/python -m pip install --quiet --editable ".[annotate,docs,ethosu,frigate,openvino,test,tflite,watch]"
 	$(HEADLESS)
 	touch $@
 

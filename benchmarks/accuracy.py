@@ -2,9 +2,12 @@
 
 64 calibration images. nanodet_m and yolox_nano do not say how their pixels are prepared: onchip
 finds out, as a user's build would.
+
+    python benchmarks/accuracy.py                            all models, for the CPU
+    python benchmarks/accuracy.py --target tflite yolov8n
 """
 
-import sys
+from argparse import ArgumentParser
 
 from common import DATA, MODELS, photos
 from onchip.build import build
@@ -14,9 +17,13 @@ from onchip.verify import verify
 
 
 def main() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--target", default="cpu")
+    given = parser.parse_args()
     data = load(DATA / "coco" / "data.yaml")
-    for name in sys.argv[1:] or MODELS:
-        made = build(DATA / "models" / f"{name}.onnx", "cpu", photos(64))
+    for name in given.models:
+        made = build(DATA / "models" / f"{name}.onnx", given.target, photos(64))
         proof = verify(made, data, labelled=True)
         print(f"\n{name}: {made.manifest.input.describe()}")
         print(text.proof(proof))

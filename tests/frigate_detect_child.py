@@ -36,6 +36,21 @@ def plugin(
     return [np.array(detector.detect_raw(x)) for x in inputs], tables
 
 
+def edgetpu(standins: str, model: dict[str, Any], inputs: np.ndarray) -> list[np.ndarray]:
+    """Frigate's plugin for a Coral, with a stand-in for its library."""
+    sys.path.insert(0, standins)
+    import edgetpu_runtime
+
+    edgetpu_runtime.install()
+    from frigate.detectors.detector_config import ModelConfig
+    from frigate.detectors.plugins.edgetpu_tfl import EdgeTpuDetectorConfig, EdgeTpuTfl
+
+    config = EdgeTpuDetectorConfig(type="edgetpu", device="usb")
+    config.model = ModelConfig(labelmap_path=str(SRC / "labelmap.txt"), **model)
+    detector = EdgeTpuTfl(config)
+    return [np.array(detector.detect_raw(x)) for x in inputs]
+
+
 def hailo(classes: np.ndarray) -> np.ndarray:
     """Frigate's plugin on what HailoRT hands it: for each class the boxes that were found."""
     from frigate.detectors.plugins.hailo8l import HailoDetector
@@ -64,6 +79,8 @@ def main() -> None:
             done[name] = post_process_yolo([given], *job["decode"])
         elif "hailo" in job:
             done[name] = hailo(given)
+        elif "edgetpu" in job:
+            done[name] = np.stack(edgetpu(job["edgetpu"], job["model"], given))
         else:
             done[name], done[f"{name}/tables"] = plugin(job["plugin"], job["model"], given)
     np.savez(FOLDER / "rows.npz", **done)

@@ -13,6 +13,7 @@ from onchip.report import data as as_data
 from onchip.report import hef as hailo
 from onchip.report import inspect as report
 from onchip.report import text as as_text
+from onchip.report.tflite import tflite
 from onchip.targets import target as targets
 
 
@@ -44,6 +45,8 @@ def _inspect(
         return hailo.hef(file, wanted)
     if hailo.is_har(file):
         return hailo.har(file, wanted)
+    if report.is_tflite(file):  # before artifacts: there may be a zip archive behind it
+        return tflite(file, wanted.chip)
     if report.is_artifact(file):
         made = load(file)
         return hailo.with_program(report.artifact(made, file, log=log), made)

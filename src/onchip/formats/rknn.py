@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from onchip.errors import InputError
+from onchip.formats.flatbuffer import Table, number, part
 from onchip.formats.part import printable
 
 MAGIC = b"RKNN\0\0\0\0"
@@ -195,7 +196,7 @@ def parse(data: bytes, name: str) -> RknnFile:
             f"{name} is not an RKNN file: it does not begin with an RKNN header",
             "give a file that rknn-toolkit exported; encrypted files cannot be read",
         )
-    version = _number(data, 8, 8)
+    version = number(data, 8, 8)
     if version not in SLOTS:
         raise InputError(
             f"{name} has RKNN format {version}, which onchip does not know",
@@ -232,8 +233,8 @@ def _tail(data: bytes) -> _Tail | None:
     """The JSON at the end, or None where it is missing, damaged, or contradicts itself."""
     for header in HEADERS:
         try:
-            start = header + _number(data, 16, 8)
-            text = _slice(data, start + 8, _number(data, start, 8))
+            start = header + number(data, 16, 8)
+            text = part(data, start + 8, number(data, start, 8))
             tail = msgspec.json.decode(text, type=_Tail)
         except (IndexError, ValueError, RecursionError):
             continue
@@ -275,35 +276,11 @@ def _starts(data: bytes, version: int) -> list[int]:
 
 
 def _text(data: bytes, start: int, slot: int) -> str:
-    """The text in a slot of the root table; "" where it is missing, or an offset leads outside.
-
-    A FlatBuffer begins with the root's offset. The root begins with the signed distance back to
-    its vtable, which holds its own size, the root's size, and where in the root each slot lies.
-    """
+    """The text in a slot of the root table; "" where it is missing, or an offset leads outside."""
     try:
-        root = start + _number(data, start, 4)
-        vtable = root - _number(data, root, 4, signed=True)
-        entry = 4 + 2 * slot
-        if entry + 2 > _number(data, vtable, 2):
-            return ""
-        field = _number(data, vtable + entry, 2)
-        if not field:
-            return ""
-        text = root + field + _number(data, root + field, 4)
-        return _slice(data, text + 4, _number(data, text, 4)).decode()
+        return Table.root(data, start).text(slot)
     except (IndexError, UnicodeDecodeError):
         return ""
-
-
-def _number(data: bytes, at: int, size: int, signed: bool = False) -> int:
-    return int.from_bytes(_slice(data, at, size), "little", signed=signed)
-
-
-def _slice(data: bytes, at: int, size: int) -> bytes:
-    """Some bytes. Raises IndexError where they are not all there."""
-    if not 0 <= at <= at + size <= len(data):
-        raise IndexError(at)
-    return data[at : at + size]
 
 
 def _notes(text: str) -> _Notes:

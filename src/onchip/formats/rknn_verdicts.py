@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from onchip.formats.rknn import MINI, RknnFile, RknnTensor
+from onchip.formats.one_scale import STRIDES, one_scale, stacked
+from onchip.formats.rknn import MINI, RknnFile
 from onchip.spec import Verdict
 
 # The runtime that loads a format, and its first version that does, where it is known: older ones
@@ -26,9 +27,7 @@ SIBLINGS = (
     frozenset({"rv1109", "rv1126"}),
 )
 
-STRIDES = (8, 16, 32)
 DFL = 64  # channels of four distributions of 16 bins
-COARSE = 1 / 32  # a step between scores that costs accuracy
 
 
 def verdicts(file: RknnFile, chip: str | None = None) -> tuple[Verdict, ...]:
@@ -87,7 +86,7 @@ def _chips(file: RknnFile) -> frozenset[str]:
 
 
 def _mean_std(file: RknnFile) -> Iterator[Verdict]:
-    if not (_stacked(file) or _is_grids(file)):
+    if not (stacked(_pixels(file), file.outputs) or _is_grids(file)):
         return
     for tensor in file.inputs:
         figures = (*tensor.mean, *tensor.std)
@@ -101,21 +100,7 @@ def _mean_std(file: RknnFile) -> Iterator[Verdict]:
 
 
 def _one_scale(file: RknnFile) -> Iterator[Verdict]:
-    """Boxes of hundreds of pixels set the step of the scores that share their tensor."""
-    tensor = _stacked(file)
-    if tensor is None or tensor.dtype not in ("int8", "uint8"):
-        return
-    step = tensor.scale
-    if step is None or step <= COARSE:
-        return
-    blind = step / 2 > 1  # then every score rounds to 0
-    seen = "no score can be seen" if blind else "scores are too coarse to rank boxes"
-    yield Verdict(
-        code="one_scale",
-        message=f"output {tensor.name}: one scale over boxes and scores: step {step:.3g}, {seen}; "
-        "cut the network before its boxes and scores are joined",
-        level="error" if blind else "warning",
-    )
+    yield from one_scale(_pixels(file), file.outputs)
 
 
 def _float(file: RknnFile) -> Iterator[Verdict]:
@@ -125,24 +110,6 @@ def _float(file: RknnFile) -> Iterator[Verdict]:
             code="float_model",
             message="inputs and outputs are float16: nothing is quantized, but perhaps weights",
         )
-
-
-def _stacked(file: RknnFile) -> RknnTensor | None:
-    """The output that holds all of a detector: boxes and scores of every cell of three grids.
-
-    It is (1, C, N) or (1, N, C), ones aside, with N cells, or 3 N for three anchors per cell. If
-    another output has as many rows, boxes and scores are apart, and it is None.
-    """
-    size = _pixels(file)
-    if size is None:
-        return None
-    cells = sum(-(-size[0] // s) * -(-size[1] // s) for s in STRIDES)
-    rows = {cells, 3 * cells}
-    found = [t for t in file.outputs if rows.intersection(t.shape)]
-    if len(found) != 1:
-        return None
-    columns = [n for n in found[0].shape if n != 1 and n not in rows]
-    return found[0] if len(columns) == 1 and columns[0] >= 5 else None
 
 
 def _is_grids(file: RknnFile) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from onchip.artifact import Artifact
 from onchip.errors import OnchipError, UnsupportedError
 from onchip.formats import rknn as rknn_file
+from onchip.formats import tflite as tflite_file
 from onchip.formats.rknn import RknnTensor
 from onchip.formats.rknn_verdicts import verdicts as rknn_verdicts
 from onchip.graph import read
@@ -45,6 +46,17 @@ def is_rknn(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(len(rknn_file.MAGIC)) == rknn_file.MAGIC
+    except OSError:
+        return False
+
+
+def is_tflite(path: Path) -> bool:
+    """Whether a file claims to be TensorFlow Lite's, by its name or its first bytes."""
+    if path.suffix == ".tflite":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] == tflite_file.MAGIC
     except OSError:
         return False
 

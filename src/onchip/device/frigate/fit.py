@@ -11,6 +11,7 @@ from onchip.errors import OnchipError
 
 COCO = 80  # classes of Frigate's /labelmap/coco-80.txt
 STRIDES = (8, 16, 32)
+DFL = 64  # numbers of a box that edgetpu reads: four distributions of 16 bins
 ANCHORS = 3  # per cell, of the heads of YOLOv4 to v7
 BOXED = 6  # x1, y1, x2, y2, score, class: what end-to-end exports give
 COCO_LABELS = "/labelmap/coco-80.txt"  # in Frigate's image
@@ -215,6 +216,8 @@ def _outputs(setup: Setup, net: Network) -> Iterator[Finding]:
                 "it was not compiled for the Edge TPU",
                 "compile it: its name then ends in _edgetpu.tflite",
             )
+        elif setup.type == "edgetpu" and setup.model.get("model_type", "ssd") == "yolo-generic":
+            yield from _edgetpu_outputs(net)
     elif net.outputs and net.artifact is None:
         read = {"yolo-generic": _yolo, "yolox": _yolox}.get(
             str(setup.model.get("model_type", "ssd"))
@@ -227,6 +230,20 @@ def _outputs(setup: Setup, net: Network) -> Iterator[Finding]:
                 cause,
                 "build it with --layout frigate, or serve it: onchip frigate serve X.onchip",
             )
+
+
+def _edgetpu_outputs(net: Network) -> Iterator[Finding]:
+    """Frigate tells boxes from classes by the boxes' four distributions of 16 bins."""
+    columns = [t.shape[2] for t in net.outputs if len(t.shape) == 3]
+    if len(net.outputs) in (2, 3) and DFL in columns and max({*columns} - {DFL}, default=0) > 1:
+        return
+    yield error(
+        "outputs",
+        net.name,
+        f"it ends in {', '.join(str(t.shape) for t in net.outputs)}; Frigate wants boxes "
+        "(1, cells, 64) and classes (1, cells, n) before their sigmoid",
+        "build it with --layout frigate, or serve it: onchip frigate serve X.onchip",
+    )
 
 
 def _hef_outputs(net: Network) -> Iterator[Finding]:

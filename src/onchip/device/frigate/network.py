@@ -6,13 +6,12 @@ from pathlib import Path
 
 from onchip.artifact import Artifact, load
 from onchip.errors import InputError
-from onchip.formats import hef, rknn
+from onchip.formats import hef, rknn, tflite
 from onchip.formats.hailo_versions import table
 from onchip.formats.hef import HefFile
 from onchip.formats.versions import number
 
 MOST_BYTES = 2 << 30
-EDGE_TPU = b"edgetpu-custom-op"  # what the Edge TPU's compiler leaves of a network
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ def program(artifact: Artifact, name: str) -> Network:
         return _of_hef(hef.parse(data, name), name, artifact)
     if suffix == ".rknn":
         return _of_rknn(rknn.parse(data, name), name, artifact)
+    if suffix == ".tflite":
+        return _of_tflite(tflite.parse(data, name), name, artifact)
     return Network(name, suffix, artifact=artifact)
 
 
@@ -137,10 +138,16 @@ def _order(shape: tuple[int, ...]) -> str:
 
 
 def _tflite(path: Path) -> Network:
-    data = path.read_bytes()
-    if data[4:8] != b"TFL3":
-        raise InputError(f"{path} is not a TFLite file", "copy or export it again")
-    return Network(path.name, ".tflite", edge_tpu=EDGE_TPU in data)
+    return _of_tflite(tflite.read(path), path.name)
+
+
+def _of_tflite(file: tflite.TfliteFile, name: str, artifact: Artifact | None = None) -> Network:
+    inputs, outputs = (
+        tuple(Tensor(t.shape, t.dtype, _order(t.shape)) for t in file.shown(numbers))
+        for numbers in (file.inputs, file.outputs)
+    )
+    edge_tpu = file.compiled == tflite.EDGE_TPU
+    return Network(name, ".tflite", inputs, outputs, edge_tpu=edge_tpu, artifact=artifact)
 
 
 _READERS: Mapping[str, Callable[[Path], Network]] = {

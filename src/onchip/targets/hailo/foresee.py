@@ -47,10 +47,11 @@ def prepared(chip: str, job: Job, options: HailoOptions, missing: ToolError) -> 
     order = _first(chip, job, options, count, job.plan)
     text = (
         f"not compiled: {missing} here; everything before that is done. Finish it on a machine "
-        "that has it (x86-64 Linux): onchip compile FILE.onchip"
+        "that has it (x86-64 Linux): onchip compile FILE.onchip there, or from here with --on "
+        "user@host"
     )
     if count > calibration.MOST:
-        text += f" -c photos/, for of the {count} photos only {calibration.MOST} are inside"
+        text += f"; with -c photos/, for of the {count} photos only {calibration.MOST} are inside"
     extras = {_PAYLOADS[name]: (name, text.encode()) for name, text in _files(job, order).items()}
     return Prepared(
         missing=Verdict(code=UNFINISHED, message=text, level="warning"),

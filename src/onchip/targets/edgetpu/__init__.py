@@ -1,0 +1,1 @@
+"""Google's Coral Edge TPU, through edgetpu_compiler and libedgetpu."""

@@ -1,0 +1,1 @@
+"""LiteRT (TensorFlow Lite): our plan as an integer .tflite file, and the runtime that runs it."""
