@@ -45,12 +45,16 @@ def key(path: Path) -> Path:
 
 
 class Server(Closing):
-    """One board. `home` and `bin` are its own; `config` is the client's, in which it is `board`."""
+    """One board. `home` and `bin` are its own; `config` is the client's, in which it is `board`.
+
+    `more` are variables of its environment.
+    """
 
     name = "board"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: str) -> None:
         need()
+        self.more = more
         self.folder, self.port = folder, free_port()
         self.home, self.bin = folder / "home", folder / "bin"
         self.config, self.known = folder / "client_config", folder / "known_hosts"
@@ -101,18 +105,20 @@ class Server(Closing):
 
     def start(self) -> None:
         """Switch it on, on the same port each time."""
+        path = f"{self.bin}:/usr/local/bin:/usr/bin:/bin"
+        variables = {"HOME": str(self.home), "PATH": path} | self.more
         settings = {
             "Port": self.port, "ListenAddress": "127.0.0.1", "HostKey": self.host_key,
             "AuthorizedKeysFile": self.keys, "PidFile": "none", "StrictModes": "no",
             "PasswordAuthentication": "no", "KbdInteractiveAuthentication": "no", "UsePAM": "no",
             "PermitRootLogin": "prohibit-password", "LogLevel": "ERROR",
-            "SetEnv": f"HOME={self.home} PATH={self.bin}:/usr/local/bin:/usr/bin:/bin",
+            "SetEnv": " ".join(f"{name}={value}" for name, value in variables.items()),
         }  # fmt: skip
-        path = self.folder / "sshd_config"
-        path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        config = self.folder / "sshd_config"
+        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
         with (self.folder / "sshd.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [DAEMON, "-D", "-e", "-f", str(path)], stderr=log, start_new_session=True
+                [DAEMON, "-D", "-e", "-f", str(config)], stderr=log, start_new_session=True
             )
         end = time.monotonic() + PATIENCE
         while not self._listens():

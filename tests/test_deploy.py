@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 
 from onchip.artifact import load, save
+from onchip.build import build
 from onchip.cli import deploy as shown
 from onchip.cli.app import run
 from onchip.detections import Detections
-from onchip.device import Place, board, deploy, doctor, packing, remote, ssh
+from onchip.device import Place, board, deploy, doctor, environment, packing, remote, ssh
 from onchip.device import hailo as hailo_probe
 from onchip.device.deploy import Cargo, Deployed, Outcome, Proof, Unit, Wish
 from onchip.device.ssh import At, Board
@@ -136,6 +137,32 @@ def test_what_a_board_needs() -> None:
     assert any(n.startswith("onnxruntime>=") for n in plain) and "onnxruntime" not in plain
     assert set(plain) < set(watch) and any(n.startswith("paho-mqtt") for n in watch)
     assert "rknn-toolkit-lite2" in packing.half(("rknn-toolkit-lite2",))
+    compiler = {n for n in packing.whole() if n.startswith("onnx")}
+    assert len(compiler) == 2 and not compiler & set(packing.half(()))
+
+
+COMPILER = """
+import runpy, sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"a board has no {{name}}")
+
+sys.meta_path.insert(0, Refused())
+sys.argv[0] = "onchip"
+runpy.run_module("onchip", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("verb", ["detect", "bench"])
+def test_a_board_needs_no_compiler(verb: str, built: Path, photos: Path) -> None:
+    """What the proof on a board runs, where the chip does not need ONNX Runtime itself."""
+    names = packing.COMPILER - {"onnxruntime"}  # here it is the chip
+    more = [photos] if verb == "detect" else ["-c", photos, "--seconds", "0.1"]
+    program = [sys.executable, "-c", COMPILER.format(names=names)]
+    done = subprocess.run([*program, verb, built, *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 UNIT = """[Unit]
@@ -164,8 +191,14 @@ def test_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "rtsp://a/100%%" in spaced.text
     with pytest.raises(InputError, match=r"watches with best.onchip, and other.onchip"):
         Unit.read("watch cameras.toml", "other.onchip", "/x")
-    with pytest.raises(InputError, match=r"is none"):
-        Unit.read("rm -rf /", "best.onchip", "/x")
+    for other in ("rm -rf /", "frigate check best.onchip"):
+        with pytest.raises(InputError, match=r"is none") as caught:
+            Unit.read(other, "best.onchip", "/x")
+        assert 'frigate serve best.onchip"' in caught.value.hint
+    Path("best.onchip").write_bytes(b"another of that name")
+    served = Unit.read("frigate serve best.onchip --endpoint tcp://*:5555", "best.onchip", "/x")
+    assert served.extra == "frigate" and not served.files
+    assert "-m onchip frigate serve best.onchip --endpoint tcp://*:5555\n" in served.text
 
 
 def test_an_inventory(tmp_path: Path) -> None:
@@ -252,7 +285,7 @@ def test_a_board_that_does_not_fit(change: dict[str, Any], message: str, built: 
 
 def test_a_disk_without_room(built: Path) -> None:
     with pytest.raises(DeviceError, match=r"the board's disk is full: 1 MB are free"):
-        deploy._room(FACTS | {"free": 1 << 20}, "key", Cargo(built, ()))
+        environment.check_room(FACTS | {"free": 1 << 20}, "key", len(built.read_bytes()))
 
 
 def for_chip(built: Path, folder: Path, target: str, program: tuple[str, bytes]) -> Cargo:
@@ -439,6 +472,18 @@ def test_deploy_prove_and_nothing_to_do(place: Place7, cargo: Cargo) -> None:
 
 
 @live
+@pytest.mark.parametrize("target", ["openvino", "tflite"])
+def test_another_chip(target: str, place: Place7, tiny: Path, photos: Path, tmp_path: Path) -> None:
+    """Its runtime is installed on the board by pip, in an environment of its own."""
+    path, images = tmp_path / "tiny.onchip", find_images(photos)[:2]
+    save(build(tiny, target, images), path)
+    made = place.deploy(Cargo(path, images))
+    assert made.changed and made.installed and made.proof is not None
+    assert made.proof.passed and made.proof.matched > 0.95 and made.proof.boxes > 0
+    assert made.proof.fps > 0 and place.runs == path.read_bytes()
+
+
+@live
 def test_the_command_line(
     place: Place7, built: Path, photos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -611,7 +656,7 @@ def test_two_deploys_are_kept_apart(place: Place7, cargo: Cargo) -> None:
     with Board("board") as first:
         first.ask("look", folder=str(place.folder), modules=[], wants={})
         first.ask("hold", who="ann@laptop")
-        with pytest.raises(DeviceError, match=r"ann@laptop deploys to this board just now"):
+        with pytest.raises(DeviceError, match=r"ann@laptop is at work on this board just now"):
             place.deploy(cargo)
     assert place.deploy(cargo).changed
 

@@ -11,9 +11,10 @@ from onchip.artifact import Artifact
 from onchip.build import cut_model
 from onchip.dataset.samples import Dataset
 from onchip.errors import OnchipError
-from onchip.measure.diagnose import Cause, Evidence, diagnose
+from onchip.measure.diagnose import Evidence, diagnose
 from onchip.measure.faults import WORTH, Fault, Faults, find_faults
 from onchip.measure.layers import LayerError, layer_errors
+from onchip.measure.proof import Cause
 from onchip.progress import Progress, silent
 from onchip.quantize.plan import QuantPlan
 from onchip.spec import Verdict

@@ -13,9 +13,9 @@ import click
 from onchip.artifact import Artifact, check_writable, load, save
 from onchip.build import Options, build, compile_, foresee, left, optimize, parse
 from onchip.cli.options import as_json, command, names, size
-from onchip.cli.output import bars, print_json, print_text
+from onchip.cli.output import bars, print_json, print_text, say, somebody
 from onchip.dataset.samples import some
-from onchip.errors import InputError, ToolError
+from onchip.errors import InputError, OnchipError, ToolError
 from onchip.graph.pixels import Pixels, triple
 from onchip.progress import Progress
 from onchip.report import data, text
@@ -195,9 +195,18 @@ def optimize_verb(file: Path, output: Path | None, as_json: bool, **given: Any) 
 @_photo_options
 @_output
 @_target_options
+@click.option("--on", "host", help="Do it on another machine, which has the SDK: user@host.")
+@click.option("--ssh-option", "ssh", multiple=True, help="A setting of ssh: Port=2222")
 @as_json
-def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -> None:
-    """Make the file that the chip runs from an optimized FILE.
+def compile_verb(
+    file: Path,
+    output: Path | None,
+    host: str | None,
+    ssh: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Make the file that the chip runs from an optimized FILE, here or on another machine.
 
     Photos are for chips whose own tools can quantize too, so that the better way can be kept.
     """
@@ -205,6 +214,14 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
     path = output or file
     check_writable(path)
     photos = _photos(given) if given["photos"] else []
+    if host is not None:
+        made, failed = _elsewhere(host, file, photos, ssh, given)
+        if failed is not None:
+            if artifact.manifest.program_input is None:  # a program that works is worth more
+                save(made, path)
+            raise failed
+        _finish(made, path, as_json)
+        return
     try:
         with bars() as progress:
             made = compile_(
@@ -220,6 +237,17 @@ def compile_verb(file: Path, output: Path | None, as_json: bool, **given: Any) -
         wanted = [p.hint for p in targets.get(made.manifest.target).parts() if not p.found]
         raise ToolError(missing.message.partition(";")[0], *wanted[:1])
     _finish(made, path, as_json)
+
+
+def _elsewhere(
+    host: str, file: Path, photos: list[Path], ssh: tuple[str, ...], given: dict[str, Any]
+) -> tuple[Artifact, OnchipError | None]:
+    from onchip.device.host import compile_on
+    from onchip.device.ssh import Board
+
+    options = _read(given).target
+    with Board(host, ssh, prompts=somebody()) as there, bars() as progress:
+        return compile_on(there, file, photos, options=options, say=say, progress=progress)
 
 
 @command("onchip plan best.onnx -t hailo8l --out hailo/")

@@ -1,6 +1,5 @@
 """deploy."""
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import click
 import msgspec
 
 from onchip.cli.options import as_json, command
-from onchip.cli.output import as_error, print_json, print_text, somebody
+from onchip.cli.output import as_error, print_json, print_text, say, somebody
 from onchip.cli.prove import min_match
 from onchip.errors import DeviceError, InputError
 from onchip.measure.proof import Gate
@@ -82,7 +81,7 @@ def deploy_verb(
         if inventory is not None:
             return _many(inventory, cargo, wish, options, as_json)
         with Board(str(board), options, prompts=somebody()) as there:
-            made = deploy.deploy(there, cargo, wish, folder=folder, service=service, say=_say)
+            made = deploy.deploy(there, cargo, wish, folder=folder, service=service, say=say)
     return _done(made, as_json)
 
 
@@ -91,7 +90,7 @@ def _many(path: Path, cargo: "Cargo", wish: "Wish", options: tuple[str, ...], as
 
     rows = deploy.deploy_all(
         deploy.inventory(path), cargo, wish,
-        options=options, say=lambda host, text: _say(f"{host}: {text}"),
+        options=options, say=lambda host, text: say(f"{host}: {text}"),
     )  # fmt: skip
     if as_json:
         print_json({"boards": [_row(row) for row in rows]})
@@ -180,8 +179,3 @@ def _images(photos: str | None, count: int) -> Iterator[list[Path]]:
         for seed, path in enumerate(paths):
             cv2.imwrite(str(path), render(seed)[0])
         yield paths
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()

@@ -1,5 +1,6 @@
 """Results on stdout, progress and failures on stderr."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,12 @@ def print_error(error: OnchipError, as_json: bool) -> None:
         sys.stderr.write(f"  {error.hint}\n")
 
 
+def say(text: str) -> None:
+    """Say on stderr what is going on."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def somebody() -> bool:
     """Whether somebody sits at a terminal, whom a program may ask."""
     return sys.stdin.isatty() and sys.stderr.isatty()
@@ -51,7 +58,10 @@ def print_new_link(url: str) -> None:
 
 
 class Bars:
-    """Progress bars on a terminal's stderr; a call per step, none where nobody watches."""
+    """Progress bars on a terminal's stderr; a call per step, none where nobody watches.
+
+    A program that shows them itself asks for lines instead, by `ONCHIP_PROGRESS=lines`.
+    """
 
     def __init__(self, progress: "Progress | None") -> None:
         self._progress = progress
@@ -59,6 +69,9 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._progress is None:
+            if os.environ.get("ONCHIP_PROGRESS") == "lines":
+                sys.stderr.write(f"{what}: {done} of {total}\n")
+                sys.stderr.flush()
             return
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total or None)

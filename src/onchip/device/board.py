@@ -2,13 +2,15 @@
 
 It must run on Python 3.6, so that it can say that a board's Python is too old. It reads orders, one
 JSON line each and perhaps bytes after it, and answers each with lines of JSON, the last of which
-has `done` or `failed`. It judges nothing: what it finds is judged where the order came from.
+has `done` or `failed`, and perhaps bytes after that. It judges nothing: what it finds is judged
+where the order came from.
 
 All that it makes lies in one folder, whole or not at all:
 
     envs/KEY/            environments, each with a file `whole` once it is
     wheels/KEY/          what an environment is made of, while it is made
     proofs/KEY/          the images of a proof
+    jobs/KEY/            a build that is finished here, while it is
     data/                what a service records, for every release
     releases/NAME/       the artifact, release.json, and `env`, a link
     current, previous    links to releases; a switch renames one link over the other
@@ -35,7 +37,8 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional
 READY = "onchip-board 1"  # what a login shell prints comes before it
 WHOLE = "whole"
 SILENCE = 60.0  # seconds without a sign of life, after which whoever deploys is taken for gone
-ORDERS = ("hold", "mark", "environment", "release", "note", "switch", "tidy", "run", "service")
+ORDERS = {"hold", "fetch", "mark", "environment", "release", "note", "switch", "tidy", "run"}
+ORDERS |= {"service"}
 MOST_TEXT = 4096  # bytes of a file that is looked at
 MOST_SAID = 1 << 16  # characters of what a program says, its end
 PATIENCE = 15.0  # seconds that a program which is only asked may take
@@ -300,7 +303,7 @@ class Place:
             os.close(lock)
             raise FailureError(
                 "busy",
-                f"{owner} deploys to this board just now",
+                f"{owner} is at work on this board just now",
                 "wait until that has finished; one that was cut off lets go by itself",
             ) from error
         os.ftruncate(lock, 0)
@@ -314,6 +317,12 @@ class Place:
             raise FailureError("device", f"{path} was damaged on its way", "deploy again")
         self._write(self._inside(path), data)
         return {}
+
+    def fetch(self, path: str) -> Facts:
+        """Give a file back; nothing where there is none."""
+        found = self._inside(path)
+        data = found.read_bytes() if found.is_file() else b""
+        return {"sha256": hashlib.sha256(data).hexdigest(), "data": data}
 
     def mark(self, path: str) -> Facts:
         """Say that a folder is whole."""
@@ -376,14 +385,17 @@ class Place:
         self._link(self.folder / "current", os.path.join("releases", name))
         return {"switched": True}
 
-    def tidy(self) -> Facts:
-        """Remove what neither the current release nor the one before it needs."""
+    def tidy(self, envs: Any = ()) -> Facts:
+        """Remove what neither the current release nor the one before it needs, but these `envs`."""
         found = state(self.folder)
         kept = [r for r in (found["current"], found["previous"]) if r]
-        names = {"releases": {r["name"] for r in kept}, "envs": {r["env"] for r in kept}}
+        names = {
+            "releases": {r["name"] for r in kept},
+            "envs": {r["env"] for r in kept} | set(envs),
+        }
         names["proofs"] = {r.get("images", "") for r in kept[:1]}
         removed = 0
-        for where in ("releases", "envs", "proofs", "wheels"):
+        for where in ("releases", "envs", "proofs", "wheels", "jobs"):
             for path in self.folder.glob(where + "/*"):
                 if path.name not in names.get(where, set()):
                     shutil.rmtree(str(path), ignore_errors=True)
@@ -393,13 +405,16 @@ class Place:
         return {"removed": removed}
 
     def run(self, command: List[str], pause: str, tell: Tell) -> Facts:
-        """Run a program of the board; a service that holds the chip waits meanwhile."""
+        """Run a program of the board and pass on what it says while it is at work.
+
+        A service that holds the chip waits meanwhile.
+        """
         words = [c.replace("{folder}", str(self.folder)) for c in command]
         paused = bool(pause) and not _systemctl("is-active", "--quiet", pause)[0]
         if paused:
             _systemctl("stop", pause)
         try:
-            code, out, text = self._child(words, None)
+            code, out, text = self._child(words, tell, apart=True)
         finally:
             if paused:
                 _systemctl("start", pause)
@@ -418,16 +433,19 @@ class Place:
         code, words = _told(["loginctl", "enable-linger"])
         return {"lingers": not code, "said": words}
 
-    def _child(self, command: List[str], tell: Optional[Tell]) -> "tuple[int, str, str]":
-        """Run a program; end it, with all that it started, when whoever ordered it is gone."""
-        settings = dict(os.environ, PYTHONUNBUFFERED="1", PIP_NO_INPUT="1")
+    def _child(self, command: List[str], tell: Tell, apart: bool = False) -> "tuple[int, str, str]":
+        """Run a program; end it, with all that it started, when whoever ordered it is gone.
+
+        Its results are kept apart from what it says, or are part of that.
+        """
+        settings = dict(os.environ, PYTHONUNBUFFERED="1", PIP_NO_INPUT="1", ONCHIP_PROGRESS="lines")
         settings.pop("PYTHONPATH", None)
         with tempfile.TemporaryFile() as out:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if tell else out,
-                stderr=subprocess.STDOUT if tell else subprocess.PIPE,
+                stdout=out if apart else subprocess.PIPE,
+                stderr=subprocess.PIPE if apart else subprocess.STDOUT,
                 start_new_session=True,
                 cwd=str(self.folder),
                 env=settings,
@@ -443,7 +461,7 @@ class Place:
             out.seek(0)
             return code, out.read().decode(errors="replace"), text[-MOST_SAID:]
 
-    def _lines(self, child: "subprocess.Popen[bytes]", tell: Optional[Tell]) -> Iterator[str]:
+    def _lines(self, child: "subprocess.Popen[bytes]", tell: Tell) -> Iterator[str]:
         pipe = child.stdout or child.stderr
         assert pipe is not None
         heard = time.monotonic()
@@ -461,7 +479,7 @@ class Place:
             if not data:
                 return
             text = data.decode(errors="replace")
-            if tell and text.strip():
+            if text.strip():
                 tell(text.strip().splitlines()[-1][:200])
             yield text
 
@@ -568,7 +586,11 @@ def serve(orders: Any, answers: BinaryIO) -> None:
         order = json.loads(line.decode())
         data = b"".join(_exactly(orders, order.pop("size", 0)))
         try:
-            answer(done=_do(place, order, data, lambda text: answer(tell=text)))
+            done = _do(place, order, data, lambda text: answer(tell=text))
+            after = done.pop("data", b"")
+            answer(done=dict(done, size=len(after)))
+            answers.write(after)
+            answers.flush()
         except FailureError as failure:
             answer(failed=failure.answer)
         except OSError as error:

@@ -7,7 +7,6 @@ and the next one goes on from there. (What happens on the board itself: `board.p
 
 import getpass
 import hashlib
-import json
 import platform
 import shlex
 import threading
@@ -29,7 +28,17 @@ from onchip.artifact import Artifact, load
 from onchip.detect.program import Limits, Program
 from onchip.detections import Detections
 from onchip.device import Check, Probe, doctor, told
-from onchip.device.packing import Needs, download, half, onchip_wheel
+from onchip.device.environment import (
+    Say,
+    check_machine,
+    check_room,
+    check_writable,
+    env_key,
+    install,
+    python_of,
+    run,
+)
+from onchip.device.packing import Needs, half, onchip_wheel
 from onchip.device.service import Unit, digest
 from onchip.device.ssh import Board, FullError, PipError
 from onchip.errors import (
@@ -37,8 +46,6 @@ from onchip.errors import (
     GateError,
     InputError,
     OnchipError,
-    ToolError,
-    UnsupportedError,
 )
 from onchip.measure.parity import pair, parity
 from onchip.measure.proof import Gate
@@ -46,16 +53,11 @@ from onchip.targets import target as targets
 from onchip.vision.preprocess import read_image
 
 FOLDER = "~/.local/share/onchip"
-LEAST_PYTHON = (3, 11)
-ENVIRONMENT = 900 << 20  # bytes that a new environment may take
 SEEN = Limits()  # which detections count in the proof
 SECONDS = 3.0  # that the speed is measured for
 AT_ONCE = 8  # boards
-KINDS: Mapping[str, type[OnchipError]] = {
-    kind.code: kind for kind in (InputError, UnsupportedError, ToolError, DeviceError)
-}
+BEFORE = "the model of before still runs"
 
-Say = Callable[[str], None]
 Facts = Mapping[str, Any]
 
 
@@ -124,6 +126,11 @@ class Wish:
     again: bool = False  # prove although nothing has changed
     offline: bool = False
     wheels: Path | None = None
+
+    @property
+    def carried(self) -> bool:
+        """Whether the board gets all wheels from here."""
+        return self.offline or self.wheels is not None
 
 
 class Cargo:
@@ -228,7 +235,7 @@ def deploy(
     python = check(facts, cargo)
     unit = Unit.read(service, cargo.path.name, facts["folder"])
     needs = half(cargo.runtime.requirements, unit.extra)
-    env = digest(json.dumps([needs, python["version"][:2], python["program"]]), cargo.wheel[1])
+    env = env_key(needs, python, cargo.wheel)
     name = f"{cargo.path.stem}-{digest(cargo.digest, env, unit.digest)}"
     now = facts["state"]["current"]
     if now and now["name"] == name and now.get("settled") and not wish.again:
@@ -238,13 +245,15 @@ def deploy(
             f"{now['service']} runs on {board.at.text}, and needs to know what to run",
             f"name it again: --service {shlex.quote(now['command'])}",
         )
-    _room(facts, env, cargo)
+    taken = len(cargo.data) + sum(len(data) for _, data in cargo.images)
+    check_room(facts, env, taken)
     board.ask("hold", who=f"{getpass.getuser()}@{platform.node()}")
     found = board.ask("look", folder=folder, modules=[], wants={})["state"]
     try:
         installed = env not in found["envs"]
         if installed:
-            _install(board, cargo, wish, Needs(env, needs, python, facts), say)
+            wanted = Needs(env, needs, python, facts)
+            install(board, wanted, cargo.wheel, carried=wish.carried, wheels=wish.wheels, say=say)
         if name not in found["releases"]:
             _copy(board, cargo, unit, name, env, say)
     except (FullError, PipError):
@@ -319,7 +328,7 @@ def check(facts: Facts, cargo: Cargo) -> dict[str, Any]:
         DeviceError: it does not fit.
     """
     runtime = cargo.runtime
-    _check_machine(facts, runtime)
+    check_machine(facts, runtime.machines)
     chips = facts["compatible"]
     if runtime.chips and not any(c.startswith(runtime.chips) for c in chips):
         raise DeviceError(
@@ -327,52 +336,15 @@ def check(facts: Facts, cargo: Cargo) -> dict[str, Any]:
             f"{facts['model'] or ', '.join(chips) or 'of another kind'}",
             "build it again for the board's chip: onchip targets lists them",
         )
-    python = _python(facts, runtime)
+    python = python_of(facts, runtime.modules)
     names = facts["vendors"]["files"]["names"]
     for pattern, hint in runtime.files.items():
         if pattern not in names:
             raise DeviceError(f"the board has no /{pattern}", hint)
     for wrong in _judge(facts, cargo):
         raise DeviceError(f"{wrong.name}: {wrong.problem}", wrong.cure)
-    if facts["writable"]:
-        raise DeviceError(
-            f"the board cannot write {facts['folder']}: {facts['writable']}",
-            "name a folder that it can: --folder",
-        )
+    check_writable(facts)
     return python
-
-
-def _check_machine(facts: Facts, runtime: targets.Runtime) -> None:
-    if facts["system"] != "Linux":
-        raise DeviceError(f"the board runs {facts['system']}, not Linux", "install Linux on it")
-    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(facts["machine"], facts["machine"])
-    if machine not in runtime.machines or facts["bits"] != 64:
-        bits = "" if facts["bits"] == 64 else f" with {facts['bits']} bits"
-        raise DeviceError(
-            f"the board is a {machine}{bits}, and this needs {' or '.join(runtime.machines)}",
-            "install a 64-bit system on it, or build for another chip",
-        )
-
-
-def _python(facts: Facts, runtime: targets.Runtime) -> dict[str, Any]:
-    """Return the board's Python to use: its own `python3` if that will do, else the newest."""
-    good = [p for p in facts["pythons"] if tuple(p["version"][:2]) >= LEAST_PYTHON]
-    if not good:
-        versions = ", ".join(".".join(map(str, p["version"])) for p in facts["pythons"])
-        raise DeviceError(
-            f"the board's Python is {versions or 'not there'}, and onchip needs 3.11 or newer",
-            "install a newer one, or a newer system: Raspberry Pi OS 12 and Debian 12 have 3.11",
-        )
-    for module, hint in runtime.modules.items():
-        if not (having := [p for p in good if module in p["modules"]]):
-            raise DeviceError(f"the board's Python has no {module}", hint)
-        good = having
-    if able := [p for p in good if {"venv", "ensurepip"} <= set(p["modules"])]:
-        return dict(able[0])
-    raise DeviceError(
-        f"the board's {good[0]['program']} cannot make environments",
-        "sudo apt install python3-venv, on the board",
-    )
 
 
 def _judge(facts: Facts, cargo: Cargo) -> Iterable[Check]:
@@ -386,44 +358,7 @@ def _judge(facts: Facts, cargo: Cargo) -> Iterable[Check]:
         yield from (c for c in checks if c.level == "error")
 
 
-def _room(facts: Facts, env: str, cargo: Cargo) -> None:
-    wanted = len(cargo.data) + sum(len(data) for _, data in cargo.images)
-    wanted += 0 if env in facts["state"]["envs"] else ENVIRONMENT
-    if facts["free"] < wanted:
-        raise DeviceError(
-            f"the board's disk is full: {facts['free'] / 1e6:.0f} MB are free for "
-            f"{facts['folder']}, and this takes {wanted / 1e6:.0f}",
-            "make room, or name a folder on another disk: --folder",
-        )
-
-
 # --- its steps
-
-
-def _install(board: Board, cargo: Cargo, wish: Wish, needs: Needs, say: Say) -> None:
-    """Make the environment: onchip from here, the rest too or from the board's network."""
-    options = list(needs.requirements)
-    place = f"wheels/{needs.key}"
-    if wish.wheels is not None or wish.offline:
-        say("gathering the wheels")
-        with download(needs, wish.wheels) as wheels:
-            for number, path in enumerate(wheels, 1):
-                say(f"copying {path.name} ({number} of {len(wheels)})")
-                board.send(f"{place}/{path.name}", path.read_bytes())
-        options = ["--no-index", "--find-links", "{wheels}", *options]
-    name, data = cargo.wheel
-    board.send(f"{place}/{name}", data)
-    say("installing")
-    try:
-        board.ask(
-            "environment", tell=say, key=needs.key, python=needs.python["program"],
-            wheels=[name], options=options,
-        )  # fmt: skip
-    except PipError as error:
-        raise PipError(
-            f"pip failed on {board.at.text}: {error}",
-            "without a network there: --offline carries the wheels along",
-        ) from error
 
 
 def _copy(board: Board, cargo: Cargo, unit: Unit, name: str, env: str, say: Say) -> None:
@@ -457,7 +392,8 @@ def _prove(
     model, images = f"{release}/{cargo.path.name}", f"{{folder}}/proofs/{key}"
     say("proving on the board")
     limits = ["--confidence", str(SEEN.confidence), "--overlap", str(SEEN.overlap)]
-    seen, _ = _run(board, [*onchip, "detect", model, images, "--json", *limits], unit)
+    look = [*onchip, "detect", model, images, "--json", *limits]
+    seen, _ = run(board, look, pause=unit, hint=BEFORE)
     boxes = {Path(frame["source"]).name: _detections(frame["detections"]) for frame in seen}
     pairings = [
         pair(reference, boxes.get(file, Detections.empty()))
@@ -465,8 +401,8 @@ def _prove(
     ]
     alike = parity(pairings)
     say("measuring the speed")
-    timing = ["--json", "--seconds", f"{SECONDS:g}"]
-    speed, temperature = _run(board, [*onchip, "bench", model, "-c", images, *timing], unit)
+    bench = [*onchip, "bench", model, "-c", images, "--json", "--seconds", f"{SECONDS:g}"]
+    speed, temperature = run(board, bench, pause=unit, hint=BEFORE)
     return Proof(
         images=len(pairings),
         boxes=alike.reference,
@@ -480,25 +416,6 @@ def _prove(
         temperature=temperature,
         at=time.strftime("%Y-%m-%d %H:%M:%S"),
     )
-
-
-def _run(board: Board, command: list[str], unit: str) -> tuple[list[dict[str, Any]], float | None]:
-    """Run the board's onchip; return its lines of JSON, and the temperature after it."""
-    done = board.ask("run", command=command, pause=unit)
-    lines = done["out"].splitlines()
-    try:
-        found = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
-    except msgspec.MsgspecError:
-        found = []
-    if done["code"] or not found:
-        error = found[-1].get("error", {}) if found else {}
-        last = (done["said"].strip().splitlines() or ["it said nothing"])[-1]
-        kind = KINDS.get(error.get("code", ""), DeviceError)
-        raise kind(
-            f"on {board.at.text}: {error.get('message') or last[:300]}",
-            error.get("hint") or "the model of before still runs",
-        )
-    return found, done["temperature"]
 
 
 def _detections(rows: Sequence[Facts]) -> Detections:

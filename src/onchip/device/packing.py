@@ -19,6 +19,7 @@ import onchip
 from onchip.errors import InputError, ToolError
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same content, the same bytes
+COMPILER = {"onnx", "onnxruntime"}  # a board that only runs what was built needs neither
 OLDEST_GLIBC = 17  # of version 2: what pip knows as manylinux2014
 
 
@@ -32,17 +33,27 @@ class Needs:
     facts: Mapping[str, Any]
 
 
+def whole() -> tuple[str, ...]:
+    """Return what all of onchip needs, extras left out."""
+    return _required("")
+
+
 def half(runtime: Sequence[str], extra: str = "") -> tuple[str, ...]:
     """Return what onchip needs on a board, with a target's runtime and the packages of an extra."""
-    core, more = [], []
-    for line in metadata.requires("onchip") or ():
-        need, _, marker = (part.strip() for part in line.partition(";"))
-        if not marker:
-            core.append(need)
-        elif extra and re.fullmatch(rf"""extra == ['"]{extra}['"]""", marker):
-            more.append(need)
-    known = {_name(need): need for need in core}
-    return tuple(sorted({*known.values(), *more, *(known.get(r, r) for r in runtime)}))
+    known = {_name(need): need for need in whole()}
+    core = {need for name, need in known.items() if name not in COMPILER}
+    more = _required(extra) if extra else ()
+    return tuple(sorted({*core, *more, *(known.get(r, r) for r in runtime)}))
+
+
+def _required(extra: str) -> tuple[str, ...]:
+    """Return the requirements of an extra; "" for those of onchip itself."""
+    lines = [line.partition(";") for line in metadata.requires("onchip") or ()]
+    return tuple(
+        need.strip()
+        for need, _, marker in lines
+        if (re.fullmatch(rf"""extra == ['"]{extra}['"]""", marker.strip()) if extra else not marker)
+    )
 
 
 def onchip_wheel() -> tuple[str, bytes]:

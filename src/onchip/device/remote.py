@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from onchip.device import Check, doctor, told
-from onchip.device.deploy import FOLDER, LEAST_PYTHON
+from onchip.device.deploy import FOLDER
 from onchip.device.doctor import Section
+from onchip.device.environment import LEAST_PYTHON
 from onchip.device.ssh import Board
 
 Facts = Mapping[str, Any]

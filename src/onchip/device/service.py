@@ -9,7 +9,8 @@ from pathlib import Path
 
 from onchip.errors import InputError
 
-LONG = ("watch", "detect")  # verbs that run until they are ended: a service may be of these
+# verbs that run until they are ended, and the extra that each needs
+LONG = {("watch",): "watch", ("detect",): "", ("frigate", "serve"): "frigate"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,16 @@ class Unit:
         words = shlex.split(command)
         if not words:
             return Unit()
-        if words[0] not in LONG:
+        verb = next((v for v in LONG if tuple(words[: len(v)]) == v), None)
+        if verb is None:
             raise InputError(
-                f"--service {command!r} is none", 'as in --service "watch cameras.toml"'
+                f"--service {command!r} is none",
+                f"""as in --service "watch cameras.toml", or "frigate serve {model}\"""",
             )
-        files, folders, there = {}, [], [words[0]]
-        for word in words[1:]:
+        files, folders, there = {}, [], [*verb]
+        for word in words[len(verb) :]:
             path = Path(word)
-            if path.is_file():
+            if path.is_file() and path.name != model:  # which goes along as what is deployed
                 files[path.name] = path.read_bytes()
                 if path.suffix == ".toml":
                     folders += _data_folders(path, model)
@@ -55,8 +58,7 @@ class Unit:
         python = _word(f"{folder}/current/env/bin/python")
         run = " ".join([python, "-m", "onchip", *map(_word, there)])
         text = UNIT.format(command=command.replace("\n", " "), folder=_percent(folder), run=run)
-        extra = words[0] if words[0] == "watch" else ""
-        return Unit(name, text, command, extra, files, tuple(folders))
+        return Unit(name, text, command, LONG[verb], files, tuple(folders))
 
 
 UNIT = """[Unit]

@@ -197,11 +197,25 @@ class Board(Closing):
                 raise self._failure(answer["failed"])
             done = answer["done"]
             assert isinstance(done, dict)
+            if size := done.pop("size"):
+                done["data"] = self._data(size)
             return done
 
     def send(self, path: str, data: bytes) -> None:
         """Write a file on the board, whole or not at all."""
         self.ask("receive", data, path=path, sha256=hashlib.sha256(data).hexdigest())
+
+    def fetch(self, path: str) -> bytes:
+        """Return a file of the board; b"" where there is none.
+
+        Raises:
+            DeviceError: it was damaged on its way, or the connection ended.
+        """
+        found = self.ask("fetch", path=path)
+        data: bytes = found.get("data", b"")
+        if hashlib.sha256(data).hexdigest() != found["sha256"]:
+            raise DeviceError(f"{path} was damaged on its way", "do it again")
+        return data
 
     def close(self) -> None:
         """End the connection, and what still runs on the board for it."""
@@ -219,6 +233,13 @@ class Board(Closing):
         if self._signs.is_alive():
             self._signs.join()
         self._log.close()
+
+    def _data(self, size: int) -> bytes:
+        assert self._ssh.stdout is not None
+        data = self._ssh.stdout.read(size)
+        if len(data) < size:
+            raise self._ended("in the middle")
+        return data
 
     def _begin(self) -> None:
         self._send(_half())

@@ -17,6 +17,7 @@ from onchip.graph.run import Runner
 from onchip.measure.accuracy import accuracy, match
 from onchip.measure.parity import pair, parity
 from onchip.measure.pixels import mirrored
+from onchip.measure.proof import Cause
 from onchip.quantize.observe import observe
 from onchip.quantize.plan import QuantPlan, TensorPlan, make_plan
 from onchip.quantize.precision import fidelity_loss
@@ -32,15 +33,6 @@ BETTER = 0.1  # by how much more must match for an alternative to count
 PIXELS_BETTER = 1.15  # by how much better the network must see with other pixels
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a stage broke: a stable code, a line for people, and the stage."""
-
-    code: str
-    message: str
-    stage: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
-from onchip.measure.diagnose import Cause
 from onchip.measure.parity import Parity
 from onchip.spec import Verdict
 
@@ -32,6 +31,15 @@ class Row:
     drop: float | None
     drop_interval: tuple[float, float] | None
     step: float | None  # points lost against the row above
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a stage broke: a stable code, a line for people, and the stage."""
+
+    code: str
+    message: str
+    stage: str
 
 
 @dataclass(frozen=True)

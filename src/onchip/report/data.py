@@ -7,10 +7,9 @@ import msgspec
 from onchip.artifact import Artifact
 from onchip.detections import Detections
 from onchip.measure.accuracy import Accuracy
-from onchip.measure.diagnose import Cause
 from onchip.measure.frigate import AsFrigate
 from onchip.measure.latency import Latency
-from onchip.measure.proof import Proof, Row
+from onchip.measure.proof import Cause, Proof, Row
 from onchip.spec import Verdict
 from onchip.targets.published import Published
 from onchip.targets.target import Foresight, Target
