@@ -858,7 +858,7 @@ def test_bad_input_is_one_clear_line(
         ("a.txt",): "not a compiled file",
         ("a.hef",): "a.hef",
         ("a.onchip",): "not a whole .onchip file",
-        ("none.hef",): "none.hef",
+        ("none.hef",): "there is no file",
     }.items():
         places = [a if a[0] in "-." else str(tmp_path / a) for a in arguments]
         assert run(["doctor", *places]) == 2, arguments

@@ -29,6 +29,8 @@ def doctor_verb(
     """
     boards = [t for t in things if _is_board(t)]
     files = tuple(Path(t) for t in things if not _is_board(t))
+    for missing in (f for f in files if not f.exists()):
+        raise InputError(f"there is no file {missing}", "a board is user@host or ssh://NAME")
     if len(boards) > 1:
         raise InputError(f"{len(boards)} boards are named", "look at one after the other")
     if log is not None and things:

@@ -24,7 +24,7 @@ class RknnOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     quantizer: Literal["auto", "onchip", "vendor", "none"] = "auto"
     algorithm: Literal["normal", "mmse", "kl_divergence"] = "normal"
     method: Literal["channel", "layer"] = "channel"
-    dtype: Literal["w8a8", "w16a16i", "w16a16i_dfp"] = "w8a8"
+    dtype: Literal["w8a8", "w16a16i_dfp"] = "w8a8"
     hybrid: str = ""
     level: Literal[0, 1, 2, 3] = 3
     pruning: bool = False
