@@ -99,7 +99,8 @@ def _filled(text: str, match: re.Match[str]) -> str:
 
 def _quote(log: str, match: re.Match[str]) -> str:
     """Return the line in which a match begins, or its group `said` where that is far behind."""
-    place = match.start("said" if "said" in match.re.groupindex else 0)
+    said = "said" in match.re.groupindex and match["said"] is not None
+    place = match.start("said" if said else 0)
     start = log.rfind("\n", 0, place) + 1
     end = log.find("\n", place)
     return log[start : end if end >= 0 else None].strip()[:MOST_QUOTED]
