@@ -174,6 +174,25 @@ def test_a_relu_stays_where_it_shares_a_scale_with_what_is_negative(
         assert np.corrcoef(emulated[tensor].ravel(), values.ravel())[0, 1] > 0.99
 
 
+def test_what_stays_in_float_is_computed_in_float() -> None:
+    """ONNX Runtime quantizes the weights of a convolution between codes, unless it is told not to."""
+    net = graphs.Net(seed=4)
+    step, zero = net.const(1 / 16), net.const(128, np.uint8)
+    weight = net.random.normal(0, 0.1, (4, 3, 3, 3))
+    weight[:, 0, 0, 0] = 30.0  # beside which eight bits leave nothing of the others
+    entry = net.op("DequantizeLinear", net.op("QuantizeLinear", "images", step, zero), step, zero)
+    conv = net.op("Conv", entry, net.const(weight), net.const(np.zeros(4)), kernel_shape=[3, 3])
+    codes = net.op("QuantizeLinear", conv, step, zero)
+    end = net.op("DequantizeLinear", codes, step, zero)
+    data = net.model({"end": end}).SerializeToString()
+    noise = np.random.default_rng(1).uniform(-0.2, 0.2, (1, 3, net.height, net.width))
+    tensor = noise.astype(np.float32)
+    as_written, found = Runner(data, optimize=False).run(tensor)[0], Runner(data).run(tensor)[0]
+    assert np.abs(as_written - found).max() <= 1 / 16
+    (ran,) = CpuSession(data)(tensor).values()
+    assert np.abs(as_written - ran).max() <= 1 / 16
+
+
 def test_boxes_and_scores_have_a_scale_each(tmp_path: Path) -> None:
     found, plan = planned(graphs.nanodet(), tmp_path, Cpu.quant)
     groups = {t.name: t.group for t in plan.tensors}

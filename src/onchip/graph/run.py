@@ -11,6 +11,37 @@ from onchip.errors import InputError, OnchipError, ToolError, UnsupportedError
 
 Array = npt.NDArray[np.float32]
 
+# it quantizes convolutions that a plan keeps in float, where codes stand before and after them
+_UNWANTED = ["WeightBiasQuantization"]
+
+
+def session(
+    data: bytes, threads: int, *, optimize: bool = True, spinning: bool = True
+) -> ort.InferenceSession:
+    """Load a graph into ONNX Runtime, to be run as it is written and in no fewer bits.
+
+    Args:
+        data: the serialized graph.
+        threads: how many threads one call may use; 0 for one per core.
+        optimize: False runs every node by itself.
+        spinning: False lets idle threads sleep, so that others get the cores in between.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # its fallback to the same provider would only print to stdout
+    return ort.InferenceSession(
+        data,
+        options,
+        providers=["CPUExecutionProvider"],
+        enable_fallback=0,
+        disabled_optimizers=_UNWANTED,
+    )
+
 
 class Runner:
     """A graph ready to run. Calling it is safe from several threads at once.
@@ -22,16 +53,8 @@ class Runner:
     """
 
     def __init__(self, data: bytes, threads: int = 0, optimize: bool = True) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        if not optimize:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with translated("ONNX Runtime cannot load the graph", kind=ToolError):
-            # its fallback to the same provider would only print to stdout
-            self._session = ort.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+            self._session = session(data, threads, optimize=optimize)
         for output in self._session.get_outputs():
             if not output.type.startswith("tensor(") or output.type == "tensor(string)":
                 raise UnsupportedError(

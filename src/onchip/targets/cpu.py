@@ -73,17 +73,10 @@ class CpuSession(Session):
     parallel = True
 
     def __init__(self, payload: bytes, threads: int = 0) -> None:
-        import onnxruntime as ort
+        from onchip.graph.run import session
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        # idle threads sleep, so that decoding and drawing get the cores in between
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: onnxruntime.InferenceSession = ort.InferenceSession(
-                payload, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+            self._session: onnxruntime.InferenceSession = session(payload, threads, spinning=False)
         except Exception as error:
             raise ToolError(f"ONNX Runtime cannot load the compiled file: {error}") from error
         self.depth = depth(threads)
