@@ -10,12 +10,14 @@ that of the medians; in brackets the least and the largest of single rounds.
 import statistics
 import sys
 import time
+from functools import partial
 
 import numpy as np
+import onnxruntime as ort
 
 from common import DATA, MODELS, photos, ratio
 from onchip.build import build
-from onchip.graph.run import Runner
+from onchip.graph.run import session
 from onchip.targets import target as targets
 from onchip.vision.preprocess import prepare, read_image
 
@@ -36,14 +38,20 @@ def main() -> None:
         floats = [prepare(i, made["cpu"].manifest.input)[0] for i in images]
         for threads in (1, 2):
             sessions = {t: targets.get(t).open(a, threads) for t, a in made.items()}
-            whole = Runner(made["cpu"].payload("source"), threads)
+            # whose idle threads sleep, or they would take the next one's cores
+            loaded = session(made["cpu"].payload("source"), threads, spinning=False)
+            whole = partial(run, loaded, loaded.get_inputs()[0].name)
             works = {t: (s, inputs[t]) for t, s in sessions.items()} | {"float": (whole, floats)}
             times = compare(works)
             print(f"\n{name}, {threads} threads", flush=True)
             for other in ("cpu", "float"):
                 ratio(f"  tflite over {other}", times["tflite"], times[other])
-            for session in sessions.values():
-                session.close()
+            for one in sessions.values():
+                one.close()
+
+
+def run(loaded: ort.InferenceSession, name: str, tensor: np.ndarray) -> None:
+    loaded.run(None, {name: tensor})
 
 
 def compare(works: dict[str, tuple[object, list[np.ndarray]]]) -> dict[str, list[float]]:
