@@ -1,19 +1,16 @@
 """Every target passes the same contract."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from onchip.build import Options, build
-from onchip.detect.detector import Detector
 from onchip.errors import DeviceError, InputError
 from onchip.targets.cpu import Cpu
 from onchip.targets.openvino import Openvino
 from onchip.targets.target import get, names
 from onchip.testing import TargetContract
-from onchip.vision.preprocess import find_images, read_image
+from onchip.vision.preprocess import find_images
 
 
 class TestCpu(TargetContract):
@@ -28,15 +25,6 @@ class TestOpenvino(TargetContract):
         made = build(tiny, "openvino", find_images(photos), options=options)
         with pytest.raises(DeviceError, match="there is no NPU here"):
             self.target.open(made)
-
-    def test_many_callers_at_once(self, tiny: Path, photos: Path) -> None:
-        images = [read_image(path) for path in find_images(photos)] * 5
-        with Detector(self.made(tiny, photos), confidence=0.01, threads=1) as detector:
-            alone = [detector(image).boxes for image in images]
-            with ThreadPoolExecutor(6) as pool:
-                together = [found.boxes for found in pool.map(detector, images)]
-        for one, other in zip(alone, together, strict=True):
-            np.testing.assert_array_equal(one, other)
 
 
 def test_unknown_target_names_the_known() -> None:

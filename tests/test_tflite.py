@@ -17,7 +17,6 @@ from onnx import TensorProto, helper
 from onchip.artifact import Artifact
 from onchip.build import Options, build, cut_model, quantized
 from onchip.dataset.samples import unlabelled
-from onchip.detect.detector import Detector
 from onchip.errors import ToolError, UnsupportedError
 from onchip.graph.run import Runner
 from onchip.targets.target import get
@@ -34,15 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tens
 
 class TestTflite(TargetContract):
     target = Tflite()
-
-    def test_many_callers_at_once(self, tiny: Path, photos: Path) -> None:
-        images = [read_image(path) for path in find_images(photos)] * 5
-        with Detector(self.made(tiny, photos), confidence=0.01, threads=1) as detector:
-            alone = [detector(image).boxes for image in images]
-            with ThreadPoolExecutor(6) as pool:
-                together = [found.boxes for found in pool.map(detector, images)]
-        for one, other in zip(alone, together, strict=True):
-            np.testing.assert_array_equal(one, other)
 
     def test_says_nothing_on_stderr(
         self, tiny: Path, photos: Path, capfd: pytest.CaptureFixture[str]

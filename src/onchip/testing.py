@@ -4,6 +4,7 @@ class TestMyChip(TargetContract):
     target = MyChip()
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +62,18 @@ class TargetContract:
         with Detector(first, confidence=0.01) as a, Detector(second, confidence=0.01) as b:
             np.testing.assert_array_equal(a(image).boxes, a(image).boxes)
             np.testing.assert_array_equal(a(image).boxes, b(image).boxes)
+
+    def test_many_callers_at_once(self, tiny: Path, photos: Path) -> None:
+        """Where a session may be called by several threads, each gets what it gets alone."""
+        images = [read_image(path) for path in find_images(photos)] * 5
+        with Detector(self.made(tiny, photos), confidence=0.01, threads=1) as detector:
+            if not detector.session.parallel:
+                return
+            alone = [detector(image).boxes for image in images]
+            with ThreadPoolExecutor(6) as pool:
+                together = [found.boxes for found in pool.map(detector, images)]
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_survives_the_artifact(self, tiny: Path, photos: Path, tmp_path: Path) -> None:
         """What was saved sees what the build saw."""

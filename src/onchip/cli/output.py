@@ -70,8 +70,7 @@ class Bars:
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._progress is None:
             if os.environ.get("ONCHIP_PROGRESS") == "lines":
-                sys.stderr.write(f"{what}: {done} of {total}\n")
-                sys.stderr.flush()
+                say(f"{what}: {done} of {total}")
             return
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total or None)

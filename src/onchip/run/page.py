@@ -4,7 +4,6 @@ import csv
 import platform
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from onchip.measure.accuracy import Accuracy
@@ -13,6 +12,7 @@ from onchip.report.document import document, facts, table
 from onchip.report.plots import lines, whiskers
 from onchip.run.ledger import Step
 from onchip.run.outcome import Built, Outcome, line
+from onchip.targets.target import installed
 
 PICTURES = 6
 PACKAGES = (
@@ -148,11 +148,7 @@ def _step(step: Step) -> list[str]:
 
 def _versions(builds: Sequence[Built]) -> Mapping[str, str]:
     found = {"machine": f"{platform.platform()}, Python {platform.python_version()}"}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found |= {name: known for name in PACKAGES if (known := installed(name))}
     for built in builds:
         if built.artifact is not None:
             found.update(built.artifact.manifest.tools)

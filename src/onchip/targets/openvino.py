@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from queue import SimpleQueue
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from msgspec import Struct
 from onchip.artifact import Artifact
 from onchip.errors import DeviceError, ToolError
 from onchip.spec import QuantSpec
-from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target
+from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target, installed
 from onchip.vision.codes import CODES, Tensors, codes_of, named
 
 INSTALL = "pip install 'onchip[openvino]'"
@@ -44,10 +43,7 @@ class Openvino(Target):
 
     def version(self) -> str:
         """OpenVINO's version; "" where it is not installed."""
-        try:
-            return version("openvino")
-        except PackageNotFoundError:
-            return ""
+        return installed("openvino")
 
     def parts(self) -> tuple[Part, ...]:
         """The runtime."""

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar
 
@@ -188,6 +189,38 @@ class Session(Closing, ABC):
 
     def close(self) -> None:
         """Give the chip back."""
+
+
+def installed(package: str) -> str:
+    """Return a Python package's version; "" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def text_of(given: str, wanted: str) -> str:
+    """Return the text of an option that names a file, or the text itself, as an artifact keeps it.
+
+    Raises:
+        InputError: there is no such file; `wanted` says what the option names.
+    """
+    if not given or "\n" in given:
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", wanted)
+    return path.read_text(errors="replace") + "\n"
+
+
+def unfinished(missing: str, more: str = "") -> Verdict:
+    """Return the verdict of an artifact whose compiler is not here."""
+    text = (
+        f"not compiled: {missing} here; everything before that is done. Finish it on a machine "
+        "that has it (x86-64 Linux): onchip compile FILE.onchip there, or from here with --on "
+        f"user@host{more}"
+    )
+    return Verdict(code=UNFINISHED, message=text, level="warning")
 
 
 def in_turn(session: Session) -> "Callable[[npt.NDArray[np.generic]], Tensors]":

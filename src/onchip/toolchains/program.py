@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from onchip.errors import ToolError
-from onchip.toolchains.worker import LONG, MOST_LINE, MOST_LOG, MOST_PRINTED, readable
+from onchip.toolchains.worker import LONG, MOST_LINE, MOST_PRINTED, ended, printed
 
 LOG = "program.log"
 POLL = 0.2  # seconds between looks at it
@@ -51,15 +51,8 @@ def run(command: Sequence[str], folder: Path, name: str, limit: float = LONG) ->
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if code:
-        raise _failed(name, _end(code), log)
-    return said(log)
-
-
-def said(log: Path) -> str:
-    """What a log holds, or its last part where it is long."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8 * MOST_LOG))
-        return readable(file.read())
+        raise _failed(name, ended(code), log)
+    return printed(log)
 
 
 def _waited(process: "subprocess.Popen[bytes]", log: Path, name: str, limit: float) -> int:
@@ -73,16 +66,8 @@ def _waited(process: "subprocess.Popen[bytes]", log: Path, name: str, limit: flo
             raise _failed(name, f"it hung: it printed more than {MOST_PRINTED >> 20} MB", log)
 
 
-def _end(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "it was killed; most often this machine ran out of memory"
-    if code < 0:
-        return f"it died of {signal.Signals(-code).name}"
-    return f"it left with exit code {code}"
-
-
 def _failed(name: str, why: str, log: Path) -> ToolError:
-    text = said(log)
+    text = printed(log)
     lines = [x.strip() for x in text.splitlines() if x.strip()]
     last = lines[-1][:MOST_LINE] if lines else ""
     error = ToolError(f"{name} failed: {why}" + (f"; {last}" if last else ""))

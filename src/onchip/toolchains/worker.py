@@ -193,10 +193,8 @@ class Worker(Closing):
         code = self._exit_code(GRACE)
         if code is None:
             return "it closed its pipe, or wrote over it"
-        if code == -signal.SIGKILL:
-            return "it was killed; most often this machine ran out of memory"
-        died = f"it died of {_signal(-code)}" if code < 0 else f"it left with exit code {code}"
-        return _joined(died, _last_words(self.log))
+        said = "" if code == -signal.SIGKILL else _last_words(self.log)
+        return _joined(ended(code), said)
 
     def _exit_code(self, wait: float) -> int | None:
         """Return how it ended, with all that it started; None where it still runs."""
@@ -225,9 +223,7 @@ class Worker(Closing):
     def log(self) -> str:
         """What the SDK printed: without colours, and of progress bars only the last state."""
         try:
-            with (self.folder / LOG).open("rb") as file:
-                file.seek(max(0, _size(self.folder / LOG) - 8 * MOST_LOG))
-                return readable(file.read(8 * MOST_LOG))
+            return printed(self.folder / LOG)
         except OSError:
             return ""  # it was closed, and the log went with its folder
 
@@ -246,6 +242,20 @@ class Worker(Closing):
             with suppress(OSError):  # what was not sent is not wanted any more
                 pipe.close()
         self._folder.cleanup()
+
+
+def ended(code: int) -> str:
+    """Say how a program ended that failed, by its exit code."""
+    if code == -signal.SIGKILL:
+        return "it was killed; most often this machine ran out of memory"
+    return f"it died of {_signal(-code)}" if code < 0 else f"it left with exit code {code}"
+
+
+def printed(log: Path) -> str:
+    """Return what a log holds, or its last part where it is long; OSError where it is gone."""
+    with log.open("rb") as file:
+        file.seek(max(0, _size(log) - 8 * MOST_LOG))
+        return readable(file.read(8 * MOST_LOG))
 
 
 # what moves a terminal's cursor or sets its colours or title, and other characters without a face

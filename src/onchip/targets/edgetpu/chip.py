@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.artifact import Artifact
-from onchip.errors import InputError, UnsupportedError
+from onchip.errors import UnsupportedError
 from onchip.formats import tflite as tflite_file
 from onchip.formats.tflite import EDGE_TPU
 from onchip.formats.tflite_npus import placed
@@ -20,7 +20,6 @@ from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets.edgetpu import compiler, runtime
 from onchip.targets.edgetpu.compiler import Made
 from onchip.targets.target import (
-    UNFINISHED,
     Compiled,
     Foresight,
     Job,
@@ -31,6 +30,8 @@ from onchip.targets.target import (
     Step,
     Target,
     Task,
+    installed,
+    unfinished,
 )
 from onchip.targets.tflite import litert
 from onchip.targets.tflite.placing import foreseen
@@ -76,7 +77,7 @@ class Edgetpu(Target):
 
     def parts(self) -> tuple[Part, ...]:
         """The compiler, LiteRT, and the chip's library."""
-        own = litert.Tflite().version()
+        own = installed(litert.PACKAGE)
         there = "found" if runtime.library() else ""
         return (
             Part(compiler.TOOL, self.version(), GET),
@@ -116,7 +117,8 @@ class Edgetpu(Target):
         given = self._given(job)
         extras = {GIVEN: (FILE, given.payload)}
         if not compiler.found():
-            return Prepared(missing=_unfinished(), verdicts=_foreseen(given.payload), extras=extras)
+            missing = unfinished(f"{compiler.TOOL} is not installed")
+            return Prepared(missing=missing, verdicts=_foreseen(given.payload), extras=extras)
         made = compiler.compile_(given.payload, runtime=options.min_runtime, limit=options.timeout)
         _checked(made, options)
         return Compiled(
@@ -131,7 +133,7 @@ class Edgetpu(Target):
 
     def _given(self, job: Job) -> Compiled:
         """The file for the compiler; Frigate's has an end of its own."""
-        tools = {litert.PACKAGE: litert.Tflite().version()}
+        tools = {litert.PACKAGE: installed(litert.PACKAGE)}
         if job.layout != "frigate":
             return litert.compiled(job, tools)
         from onchip.targets.edgetpu import frigate
@@ -146,9 +148,7 @@ class Edgetpu(Target):
             ToolError: LiteRT or libedgetpu is not installed.
             DeviceError: no chip answers.
         """
-        made = tflite_file.parse(artifact.payload("program"), "program.tflite")
-        if not made.complete or made.compiled != EDGE_TPU:
-            raise InputError("the program in the artifact is damaged", "build it again")
+        litert.check_compiled(artifact.payload("program"), EDGE_TPU)
         options = self.settings(artifact.manifest.options)
         assert isinstance(options, EdgetpuOptions)
         delegates = [runtime.delegate(options.device)]
@@ -178,15 +178,6 @@ def _read(artifact: Artifact, session: Session) -> Session:
     return frigate.Apart(session, artifact.manifest.head, artifact.manifest.input)
 
 
-def _unfinished() -> Verdict:
-    text = (
-        f"not compiled: {compiler.TOOL} is not installed here; everything before that is done. "
-        "Finish it on a machine that has it (x86-64 Linux): onchip compile FILE.onchip there, or "
-        "from here with --on user@host"
-    )
-    return Verdict(code=UNFINISHED, message=text, level="warning")
-
-
 def _foreseen(given: bytes) -> tuple[Verdict, ...]:
     """What the compiler would leave to the processor, by Coral's documentation."""
     found = placed(tflite_file.parse(given, FILE), "edgetpu")
@@ -198,10 +189,9 @@ def _foreseen(given: bytes) -> tuple[Verdict, ...]:
 def _checked(made: Made, options: EdgetpuOptions) -> None:
     report = made.report
     if report.on_cpu > 0 and not options.fallback:
-        parts = ", ".join(f"{r.count} {r.op} ({r.status.lower()})" for r in report.left)
         raise UnsupportedError(
             f"the Edge TPU runs {report.on_tpu} of {report.on_tpu + report.on_cpu} operators; left "
-            f"to the processor: {parts or 'the log does not say which'}",
+            f"to the processor: {report.left_out or 'the log does not say which'}",
             "-O fallback=true takes it all the same",
         )
 

@@ -52,6 +52,11 @@ class Report:
         """The operators that run on the processor."""
         return tuple(r for r in self.rows if r.status != MAPPED)
 
+    @property
+    def left_out(self) -> str:
+        """The same in words."""
+        return ", ".join(f"{r.count} {r.op} ({r.status.lower()})" for r in self.left)
+
 
 @dataclass(frozen=True)
 class Made:
@@ -150,8 +155,7 @@ def verdicts(report: Report) -> tuple[Verdict, ...]:
     """What is worth telling of a compiled file, that is good all the same."""
     said = []
     if report.left:
-        parts = ", ".join(f"{r.count} {r.op} ({r.status.lower()})" for r in report.left)
-        text = f"{report.on_cpu} operators run on the processor: {parts}"
+        text = f"{report.on_cpu} operators run on the processor: {report.left_out}"
         said.append(Verdict(code="fallback", message=text, level="warning"))
     if report.subgraphs > 1:
         text = f"the network is in {report.subgraphs} parts: between them it goes to the processor"

@@ -5,15 +5,13 @@ wherever it is opened, as the very file that Vela was given, in LiteRT.
 """
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.artifact import Artifact
-from onchip.errors import InputError, ToolError, UnsupportedError
+from onchip.errors import ToolError, UnsupportedError
 from onchip.formats import tflite as tflite_file
 from onchip.formats.tflite import ETHOS_U, TfliteFile
 from onchip.formats.tflite_npus import placed
@@ -30,6 +28,8 @@ from onchip.targets.target import (
     Step,
     Target,
     Task,
+    installed,
+    text_of,
 )
 from onchip.targets.tflite import litert
 from onchip.targets.tflite.placing import foreseen
@@ -58,14 +58,11 @@ class Ethosu(Target):
 
     def version(self) -> str:
         """Vela's version; "" where it is not installed."""
-        try:
-            return version(PACKAGE)
-        except PackageNotFoundError:
-            return ""
+        return installed(PACKAGE)
 
     def parts(self) -> tuple[Part, ...]:
         """Vela, and LiteRT, which has the schema and runs what Vela is given."""
-        own = litert.Tflite().version()
+        own = installed(litert.PACKAGE)
         return (Part(PACKAGE, self.version(), INSTALL), Part(litert.PACKAGE, own, INSTALL))
 
     def runtime(self) -> Runtime:
@@ -74,7 +71,7 @@ class Ethosu(Target):
 
     def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
         """Put the text of the user's own configuration, if one is named, in place of its name."""
-        text = _config(given.get("config", ""))
+        text = text_of(given.get("config", ""), "-O config= names a configuration of Vela's")
         return {**given, "config": text} if text else given
 
     def settings(self, given: Mapping[str, str]) -> Struct:
@@ -101,7 +98,7 @@ class Ethosu(Target):
         assert isinstance(options, VelaOptions)
         if not self.version():
             raise ToolError("Vela is not installed", INSTALL)
-        given = litert.compiled(job, {litert.PACKAGE: litert.Tflite().version()})
+        given = litert.compiled(job, {litert.PACKAGE: installed(litert.PACKAGE)})
         made = vela.compile_(given.payload, options)
         before = tflite_file.parse(given.payload, vela.MODEL)
         left = on_processor(tflite_file.parse(made.program, "Vela's file"))
@@ -134,9 +131,7 @@ class Ethosu(Target):
             InputError: the program is damaged, or not Vela's.
             ToolError: LiteRT is not installed.
         """
-        made = tflite_file.parse(artifact.payload("program"), "program.tflite")
-        if not made.complete or made.compiled != ETHOS_U:
-            raise InputError("the program in the artifact is damaged", "build it again")
+        litert.check_compiled(artifact.payload("program"), ETHOS_U)
         return litert.LitertSession(artifact.payload(GIVEN), threads)
 
     def steps(self, artifact: Artifact) -> Mapping[str, Step]:
@@ -199,13 +194,3 @@ def _number(figures: Mapping[str, str], name: str) -> float:
         return float(figures.get(name, ""))
     except ValueError:
         return 0.0
-
-
-def _config(given: str) -> str:
-    """The user's own configuration: of the file that is named, or as an artifact has kept it."""
-    if not given or "\n" in given:
-        return given
-    path = Path(given)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", "-O config= names a configuration of Vela's")
-    return path.read_text(errors="replace") + "\n"

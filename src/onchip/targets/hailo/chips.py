@@ -8,7 +8,6 @@ was run; see docs/targets/hailo.md.
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -37,6 +36,7 @@ from onchip.targets.target import (
     Target,
     Task,
     VendorError,
+    text_of,
 )
 from onchip.toolchains import install
 
@@ -100,7 +100,7 @@ class Hailo(Target):
 
     def portable(self, given: Mapping[str, str]) -> Mapping[str, str]:
         """Put the user's own script, if one is named, in the place of its name."""
-        text = _script(given.get("script", ""))
+        text = text_of(given.get("script", ""), "-O script= names a model script (.alls)")
         return {**given, "script": text} if text else given
 
     def settings(self, given: Mapping[str, str]) -> Struct:
@@ -265,16 +265,6 @@ class Hailo(Target):
         outputs = ", ".join(f"{n} {v:.3g} dB" for n, v in guard.read(log).snr.items())
         more = f"; of the outputs its log says: {outputs}" if outputs else ""
         raise UnsupportedError(f"Hailo's compiler gives no figures by layer{more}")
-
-
-def _script(given: str) -> str:
-    """The user's lines: of the file that is named, or as an artifact has kept them."""
-    if not given or "\n" in given:
-        return given
-    path = Path(given)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", "-O script= names a model script (.alls)")
-    return path.read_text(errors="replace") + "\n"
 
 
 class Hailo8(Hailo):

@@ -8,7 +8,7 @@ from onchip.targets.hailo.names import predicted
 from onchip.targets.hailo.options import HailoOptions
 from onchip.targets.hailo.orders import Order, orders
 from onchip.targets.hailo.script import NMS_FILE
-from onchip.targets.target import UNFINISHED, Foresight, Job, Prepared, Task
+from onchip.targets.target import Foresight, Job, Prepared, Task, unfinished
 from onchip.toolchains.machine import gpus
 
 SCRIPT_FILE = "model.alls"
@@ -45,16 +45,10 @@ def prepared(chip: str, job: Job, options: HailoOptions, missing: ToolError) -> 
     photos = calibration.packed(job, spec)
     count = sum(1 for _ in calibration.photos(job, spec))
     order = _first(chip, job, options, count, job.plan)
-    text = (
-        f"not compiled: {missing} here; everything before that is done. Finish it on a machine "
-        "that has it (x86-64 Linux): onchip compile FILE.onchip there, or from here with --on "
-        "user@host"
-    )
-    if count > calibration.MOST:
-        text += f"; with -c photos/, for of the {count} photos only {calibration.MOST} are inside"
+    few = f"; with -c photos/, for of the {count} photos only {calibration.MOST} are inside"
     extras = {_PAYLOADS[name]: (name, text.encode()) for name, text in _files(job, order).items()}
     return Prepared(
-        missing=Verdict(code=UNFINISHED, message=text, level="warning"),
+        missing=unfinished(str(missing), few if count > calibration.MOST else ""),
         verdicts=order.lasting,
         extras={**extras, **({calibration.PACKED: (calibration.FILE, photos)} if photos else {})},
     )

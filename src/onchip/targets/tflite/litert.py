@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from queue import SimpleQueue
 from tempfile import TemporaryFile
 from threading import Lock
@@ -16,10 +15,11 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from onchip.artifact import Artifact
-from onchip.errors import ToolError
+from onchip.errors import InputError, ToolError
+from onchip.formats import tflite as tflite_file
 from onchip.spec import InputSpec, QuantSpec
 from onchip.targets.cpu import depth
-from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target
+from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, Target, installed
 from onchip.vision.codes import Codes, Tensors, Values
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ class Tflite(Target):
 
     def version(self) -> str:
         """LiteRT's version; "" where it is not installed."""
-        try:
-            return version(PACKAGE)
-        except PackageNotFoundError:
-            return ""
+        return installed(PACKAGE)
 
     def parts(self) -> tuple[Part, ...]:
         """LiteRT, which has the file's schema as well as the runtime."""
@@ -83,6 +80,17 @@ def compiled(job: Job, tools: Mapping[str, str], ends: "Ends | None" = None) -> 
     except ImportError as error:
         raise missing(error) from error
     return Compiled(written(job, ends), "tflite", taken(job.input), dict(tools))
+
+
+def check_compiled(program: bytes, compiled_for: str) -> None:
+    """Refuse a program that is not what a compiler for an NPU made.
+
+    Raises:
+        InputError: it is not, or is cut off.
+    """
+    made = tflite_file.parse(program, "program.tflite")
+    if not made.complete or made.compiled != compiled_for:
+        raise InputError("the program in the artifact is damaged", "build it again")
 
 
 def taken(spec: InputSpec) -> InputSpec:
