@@ -234,7 +234,7 @@ def test_unreadable_photos_are_left_out_and_said(tiny: Path, photos: Path, cli: 
     for path in mixed.glob("[0-9]*"):
         path.unlink()
     done = cli("build", tiny, "-c", mixed, "-o", "b.onchip", code=2)
-    assert "none of the 2 calibration images can be read" in done.stderr
+    assert "none of the 2 calibration images can be used" in done.stderr
     assert not (cli.folder / "b.onchip").exists()
 
 

@@ -70,6 +70,17 @@ def test_there(waiting: Path, host: sshd.Server, capsys: pytest.CaptureFixture[s
     assert all(stage["skipped"] for stage in again)  # there was nothing to do
 
 
+def test_another_folder(
+    waiting: Path, host: sshd.Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = ["compile", str(waiting), "--on", "board", "--folder"]
+    assert run([*order, "/proc/onchip"]) == 5
+    said = capsys.readouterr().err
+    assert "cannot write /proc/onchip" in said and "--folder" in said
+    assert run([*order, str(tmp_path / "there")]) == 0
+    assert list((tmp_path / "there/envs").iterdir())
+
+
 def test_options_and_progress(waiting: Path) -> None:
     told: list[tuple[str, int, int]] = []
     with Board("board") as there:

@@ -15,6 +15,7 @@ from onchip.demo.scenes import write
 from onchip.errors import InputError, UnsupportedError
 from onchip.graph.run import Runner
 from onchip.quantize.plan import QuantPlan
+from onchip.quantize.recipe import PLAIN, RECIPES
 from onchip.vision.preprocess import find_images
 
 from conftest import Cli
@@ -105,10 +106,12 @@ def test_a_budget_is_reached_with_few_layers(scenes: list[Path], tmp_path: Path)
     _spread(proto, 400.0)
     path = tmp_path / "hard.onnx"
     onnx.save(proto, path)
-    made = optimize(parse(path, "rk3588", scenes), scenes, options=Options(budget=3.0))
-    verdict = made.manifest.verdicts[-1]
-    assert verdict.code == "precision_in_budget", verdict
-    assert 1 <= len(plan_of(made).floats) <= 4
+    begun = parse(path, "rk3588", scenes)
+    for recipe, least in ((PLAIN, 1), (RECIPES["balanced"], 0)):
+        made = optimize(begun, scenes, options=Options(budget=3.0, recipe=recipe))
+        verdict = made.manifest.verdicts[-1]
+        assert verdict.code == "precision_in_budget", verdict
+        assert least <= len(plan_of(made).floats) <= 4 * least
 
 
 def _spread(proto: onnx.ModelProto, factor: float) -> None:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from onchip.build import Options
+from onchip.quantize.recipe import RECIPES
 from quantizers.network import Made, Network
 
 MINUTES = 60
@@ -33,8 +34,16 @@ class Peer:
 
 PIP = "pip install nncf onnxruntime"
 RKNN = "onchip toolchain install rknn"
-INT8 = Options(max_float=0)
 RKNN_PLAN = {"quantizer": "onchip"}  # else it may take the SDK's quantization, which has rows
+
+
+def _ours(recipe: str, target: str = "cpu", install: str = "", most: int = 0) -> Peer:
+    """Return a recipe of onchip's own, all in INT8 but for at most so many layers."""
+    options = Options(
+        max_float=most, recipe=RECIPES[recipe], target=RKNN_PLAN if target != "cpu" else {}
+    )
+    return Peer("ours", {"target": target, "options": options}, install=install)
+
 
 PEERS = {
     "onnxruntime MinMax": Peer("ort_static", {"method": "MinMax"}),
@@ -47,14 +56,6 @@ PEERS = {
     # minutes for every ten images
     "RKNN mmse": Peer("rockchip", {"algorithm": "mmse"}, install=RKNN, most=8),
     "RKNN hybrid proposal": Peer("rockchip", {"hybrid": "proposal"}, install=RKNN),
-    "onchip cpu, all INT8": Peer("ours", {"options": INT8}),
-    "onchip cpu": Peer("ours"),
-    "onchip rk3588, all INT8": Peer(
-        "ours",
-        {"target": "rk3588", "options": Options(max_float=0, target=RKNN_PLAN)},
-        install=RKNN,
-    ),
-    "onchip rk3588": Peer(
-        "ours", {"target": "rk3588", "options": Options(target=RKNN_PLAN)}, install=RKNN
-    ),
+    **{f"onchip {r}, cpu": _ours(r) for r in RECIPES},
+    **{f"onchip {r}, rk3588": _ours(r, "rk3588", RKNN) for r in RECIPES},
 }

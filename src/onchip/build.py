@@ -33,15 +33,19 @@ from onchip.graph.pixels import ULTRALYTICS, Pixels, convention, declared, input
 from onchip.graph.prove import Cut, cut
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
-from onchip.graph.split import split_ends
+from onchip.graph.split import split_ends, unstack
 from onchip.measure.budget import Loss
+from onchip.measure.calibration import Calibration
 from onchip.measure.pixels import Guess, Photo, guess
 from onchip.progress import Progress, silent
+from onchip.quantize import sound
 from onchip.quantize.budget import choose_within
 from onchip.quantize.emit import emit
-from onchip.quantize.observe import observe
-from onchip.quantize.plan import QuantPlan, make_plan
+from onchip.quantize.optimize import Work
+from onchip.quantize.optimize import optimize as quantize
+from onchip.quantize.plan import QuantPlan
 from onchip.quantize.precision import Precision, Search, choose_precision
+from onchip.quantize.recipe import PLAIN, RECIPES, Recipe
 from onchip.quantize.regions import divide, layers
 from onchip.spec import HeadSpec, InputSpec, Layout, Verdict
 from onchip.targets import target as targets
@@ -53,7 +57,6 @@ PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how files of old PyTorch 
 PROOF_IMAGES = 2
 GUESS_IMAGES = 8
 PROBES = 3
-FEW_IMAGES = 16
 BUDGET_IMAGES = 96
 USUAL = 640  # pixels on a side
 LARGE = 2  # times the area of that
@@ -70,6 +73,7 @@ class Options:
     keep_float: tuple[str, ...] = ()
     int16: tuple[str, ...] = ()
     max_float: int = 3
+    recipe: Recipe = RECIPES["balanced"]
     budget: float | None = None  # the most points that may be lost, by raising layers
     layout: Layout = "onchip"
     custom_ops: dict[str, str] = field(default_factory=dict)  # to the ONNX operation they compute
@@ -151,13 +155,17 @@ def parse(
     progress("parse", 0, 3)
     whole = read.prepared(original, options.size)
     model = clean(whole, check=False).model  # the cut is proven against the whole
+    sound.check_weights(model)
     progress("parse", 1, 3)
     said = declared(model)
     known = options.pixels.over(said)
     found = cut(model, _tensors(model, known, images), options.end_nodes, whole)
     progress("parse", 2, 3)
     spec, verdicts = _input(found, known, images, progress)
-    found = laid_out(split_ends(found), options.layout)
+    found = split_ends(found)
+    if chip.takes_plan and options.layout == "onchip":  # others want such an end in one piece
+        found = unstack(found)
+    found = laid_out(found, options.layout)
     if options.layout == "frigate":
         targets.frigate_detectors(chip)
         chip.check_frigate(found.model, found.head, spec)
@@ -204,44 +212,46 @@ def optimize(
         return done
     started = time.perf_counter()
     spec, head, model = artifact.manifest.input, artifact.manifest.head, cut_model(artifact)
-    unread: dict[Path, str] = {}
-
-    def maker(path: Path) -> Callable[[], npt.NDArray[np.generic] | None]:
-        def make() -> npt.NDArray[np.generic] | None:
-            try:
-                return prepare(read_image(path), spec)[0]
-            except InputError as error:
-                unread[path] = str(error)
-                return None
-
-        return make
-
+    photos = Calibration(images, stages.digests(images), spec)
+    probes = photos.probes(model, GUESS_IMAGES)
     floats = _raised(options.keep_float, "float", target, model)
     wide = _raised(options.int16, "int16", target, model)
-    regions = divide(model, head, target.quant, floats)
-    seen = observe(
+    work = Work(
         model,
         head,
-        regions,
-        (maker(p) for p in images),
-        progress=lambda done: progress("observe", done, len(images)),
+        spec,
+        target.quant,
+        photos.makers,
+        photos.used,
+        probes,
+        floats,
+        wide,
+        photos.refuse,
     )
-    used, errors = len(images) - len(unread), sorted(unread.values())
-    if not used:
-        raise InputError(f"none of the {len(images)} calibration images can be read", errors[0])
-    said = dict.fromkeys(floats, "kept in float by the user")
-    plan = make_plan(model, regions, seen, target.quant, spec, images=used, reasons=said, wide=wide)
-    probes = [t for t in (maker(p)() for p in _few(images)[:PROBES]) if t is not None]
-    if options.budget is None:
-        chosen = choose_precision(model, head, spec, seen, plan, probes, most)
-    else:
-        search = Search.begin(model, head, spec, seen, plan, probes)
-        chosen = _within(search, options.budget, images, progress)
+
+    def raised(search: Search) -> Precision:
+        if options.budget is None:
+            return choose_precision(search, most)
+        return _within(search, options.budget, images, progress)
+
+    chosen = quantize(work, _recipe(target, options), raised, progress)
+    record = stages.record(
+        "optimize",
+        key,
+        started,
+        images=str(photos.used()),
+        recipe=_recipe(target, options).describe(),
+    )
     begun = stages.only(artifact, "parse")
+    payloads = {"plan": ("plan.json", msgspec.json.encode(chosen.plan))}
+    if photos.look is not None:
+        payloads["photos"] = ("photos.json", msgspec.json.encode(photos.look))
+    if chosen.model is not model:
+        payloads["planned"] = ("planned.onnx", chosen.model.bytes)
     return begun.with_payloads(
-        {"plan": ("plan.json", msgspec.json.encode(chosen.plan))},
-        stages=(*begun.manifest.stages, stages.record("optimize", key, started, images=str(used))),
-        **stages.said(begun, "optimize", _calibration_verdicts(used, errors, chosen)),
+        payloads,
+        stages=(*begun.manifest.stages, record),
+        **stages.said(begun, "optimize", (*chosen.verdicts, *photos.verdicts())),
     )
 
 
@@ -328,6 +338,7 @@ def _task(
 ) -> Task:
     return Task(
         model=cut_model(artifact),
+        network=planned_model(artifact),
         head=artifact.manifest.head,
         input=artifact.manifest.input,
         options=settings,
@@ -368,9 +379,17 @@ def cut_model(artifact: Artifact) -> Model:
     return Model(proto, artifact.manifest.source_sha256, Path(artifact.manifest.source).stem)
 
 
+def planned_model(artifact: Artifact) -> Model:
+    """Return the float graph that an artifact's plan is of: the cut one, perhaps rewritten."""
+    if "planned" not in artifact.payloads:
+        return cut_model(artifact)
+    proto = read.parse(artifact.payload("planned"), "planned.onnx")
+    return cut_model(artifact).changed(proto)
+
+
 def quantized(artifact: Artifact) -> Model:
     """Return the plan of an artifact as a QDQ graph."""
-    model, head = cut_model(artifact), artifact.manifest.head
+    model, head = planned_model(artifact), artifact.manifest.head
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     regions = divide(model, head, plan.quant, plan.floats)
     return model.changed(emit(model, regions, plan, pixel=artifact.manifest.input.pixel))
@@ -527,27 +546,20 @@ def _raised(names: tuple[str, ...], kind: str, target: Target, model: Model) -> 
     return tuple(chosen)
 
 
-def _calibration_verdicts(
-    used: int, unread: Sequence[str], chosen: Precision
-) -> tuple[Verdict, ...]:
-    found = list(chosen.verdicts)
-    if unread:
-        text = f"{len(unread)} calibration images were left out; the first: {unread[0]}"
-        found.append(Verdict(code="images_unreadable", message=text, level="warning"))
-    if used < FEW_IMAGES:
-        text = f"only {used} calibration images: ranges may not cover what the camera will see"
-        found.append(Verdict(code="few_images", message=text, level="warning"))
-    return tuple(found)
-
-
 def _most_raised(target: Target, options: Options) -> int:
     return options.max_float if target.quant.raised else 0
+
+
+def _recipe(target: Target, options: Options) -> Recipe:
+    """A chip whose compiler makes its own plan of the float network has no use for ours."""
+    return options.recipe if target.takes_plan else PLAIN
 
 
 def _optimize_key(
     parsed: Artifact, target: Target, images: Sequence[Path], options: Options
 ) -> str:
-    decided = (options.keep_float, options.int16, _most_raised(target, options), options.budget)
+    raised = (options.keep_float, options.int16, _most_raised(target, options), options.budget)
+    decided = (*raised, _recipe(target, options))
     before = parsed.manifest.stages[0].key
     return stages.key("optimize", before, target.quant, stages.digests(images), decided)
 

@@ -15,7 +15,8 @@ from onchip.artifact import FORMAT, Artifact, Stage
 from onchip.spec import Verdict
 
 STAGES = ("parse", "optimize", "compile")
-MADE = {"parse": ("source", "cut"), "optimize": ("source", "cut", "plan")}  # payloads so far
+PLANNED = ("source", "cut", "planned", "plan", "photos")
+MADE = {"parse": ("source", "cut"), "optimize": PLANNED}  # payloads
 
 
 def finished(older: Artifact | None, name: str, key: str) -> Artifact | None:

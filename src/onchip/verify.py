@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from onchip.artifact import Artifact
-from onchip.build import cut_model, quantized
+from onchip.build import cut_model, planned_model, quantized
 from onchip.dataset.samples import Dataset, Sample
 from onchip.detect.program import FOR_ACCURACY, Program, Run
 from onchip.detections import Detections
@@ -18,12 +18,14 @@ from onchip.graph.original import Original, original
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
-from onchip.measure.diagnose import Evidence, diagnose
+from onchip.measure.alike import Figures, Look, figures, look, unlike
+from onchip.measure.diagnose import Evidence, contradiction, diagnose, gathered, origins, strayed
 from onchip.measure.evaluate import check_classes, each
+from onchip.measure.faults import Trial, find_faults
+from onchip.measure.layers import layer_errors
 from onchip.measure.parity import Noise, Pairing, pair, parity
-from onchip.measure.proof import Example, Gate, Proof, Row
+from onchip.measure.proof import Cause, Example, Gate, Proof, Row
 from onchip.progress import Progress, silent
-from onchip.quantize.plan import QuantPlan
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.vision.codes import FloatTensors
@@ -68,11 +70,12 @@ def verify(
         check_classes(data, head.labels)
     with ExitStack() as opened:
         stages, verdicts = _stages(artifact, data.samples, opened)
-        seen, examples = _look(stages, data.samples, head, labelled, progress)
+        seen, examples, looks = _look(stages, data.samples, head, labelled, progress)
+        verdicts += unlike(_calibration(artifact), look(looks))
     rows = _rows(stages, seen, head.classes, labelled)
     failures, broken = _judge(rows, gate)
     progress("diagnose", 0, 1)
-    causes = diagnose(_evidence(artifact, data, labelled, broken))
+    causes = _causes(artifact, data, labelled, broken, seen)
     progress("diagnose", 1, 1)
     if causes and causes[0].stage == "input":
         failures, broken = [causes[0].message, *failures], "input"
@@ -141,9 +144,10 @@ def _original(own: Original, spec: InputSpec) -> See:
 
 @dataclass
 class _Seen:
-    """What one stage saw, folded image by image."""
+    """What one stage saw, folded image by image; `noise` against the cut, `apart` the plan."""
 
     noise: Noise
+    apart: Noise
     matches: list[Matches] = field(default_factory=list)
     pairings: list[Pairing] = field(default_factory=list)
 
@@ -154,16 +158,23 @@ def _look(
     head: HeadSpec,
     labelled: bool,
     progress: Progress,
-) -> tuple[dict[str, _Seen], list[Example]]:
+) -> tuple[dict[str, _Seen], list[Example], list[Figures]]:
+    looks: list[Figures] = []
+
     def one(sample: Sample) -> tuple[Sample, Image, list[tuple[Detections, FloatTensors | None]]]:
         image = read_image(sample.path)
+        looks.append(figures(image))
         return sample, image, [stage.see(image) for stage in stages.values()]
 
-    seen = {name: _Seen(Noise(head, stage.head)) for name, stage in stages.items()}
+    seen = {
+        name: _Seen(Noise(head, stage.head), Noise(head, stage.head))
+        for name, stage in stages.items()
+    }
     examples: list[Example] = []
     for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
         reference = _clear(results[0][0])
-        tensors = results[list(stages).index("cut")][1]
+        tensors, planned = (dict(zip(stages, results, strict=True)).get(n, (None, None))[1]
+                            for n in ("cut", "plan"))  # fmt: skip
         truth = sample.truth((image.shape[1], image.shape[0])) if labelled else None
         for folded, (found, made) in zip(seen.values(), results, strict=True):
             if truth is not None:
@@ -171,11 +182,20 @@ def _look(
             folded.pairings.append(pair(reference, _clear(found)))
             if made and tensors and made is not tensors and tensors.keys() <= made.keys():
                 folded.noise.add(tensors, made)
+            if made and planned and made is not planned and planned.keys() <= made.keys():
+                folded.apart.add(planned, made)
         last = seen[list(stages)[-1]].pairings[-1]
         clear = {name: _clear(found) for name, (found, _) in zip(stages, results, strict=True)}
         examples.append(Example(sample.path, parity([last]).matched, clear, truth))
         progress("verify", done, len(samples))
-    return seen, examples
+    return seen, examples, looks
+
+
+def _calibration(artifact: Artifact) -> Look | None:
+    """How the calibration photos looked."""
+    if "photos" not in artifact.payloads:  # few, or of an older build
+        return None
+    return msgspec.json.decode(artifact.payload("photos"), type=Look)
 
 
 def _clear(found: Detections) -> Detections:
@@ -235,17 +255,38 @@ def _judge(rows: Sequence[Row], gate: Gate) -> tuple[list[str], str]:
     return failures, broken
 
 
-def _evidence(artifact: Artifact, data: Dataset, labelled: bool, broken: str) -> Evidence:
-    manifest = artifact.manifest
-    plan = None
-    if "plan" in artifact.payloads:
-        plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
-    return Evidence(
-        model=cut_model(artifact),
-        head=manifest.head,
-        input=manifest.input,
-        plan=plan,
-        samples=data.samples,
-        labelled=labelled,
-        broken=broken,
+def _causes(
+    artifact: Artifact, data: Dataset, labelled: bool, broken: str, seen: Mapping[str, "_Seen"]
+) -> tuple[Cause, ...]:
+    """Name what is wrong, the first cause first: what comes after it follows from it."""
+    models = cut_model(artifact), planned_model(artifact)
+    evidence = gathered(artifact, *models, data.samples, labelled, broken)
+    found = origins(evidence) or diagnose(evidence)
+    if found or evidence.plan is None:
+        return found
+    if broken in ("plan", "compiled") and (found := _in_plan(evidence, broken)):
+        return found
+    if targets.get(artifact.manifest.target).takes_plan:
+        plan = seen["plan"].noise.sqnr_db()
+        for name, stage in seen.items():
+            if cause := strayed(plan, stage.apart.sqnr_db(), name):
+                return (cause,)
+    if broken and (said := contradiction(evidence)):
+        return (said,)
+    text = (
+        "no layer of the plan is wrong by itself; the loss comes from all of them: allow more in "
+        "float (--max-float), or calibrate on more and more varied images"
     )
+    return (Cause("layers", text, broken),) if broken in ("plan", "compiled") else ()
+
+
+def _in_plan(evidence: Evidence, broken: str) -> tuple[Cause, ...]:
+    """What `onchip analyze` finds wrong in the plan."""
+    plan = evidence.plan
+    assert plan is not None
+    model, head, spec = evidence.model, evidence.head, evidence.input
+    inputs = [prepare(image, spec)[0] for image, _ in evidence.photos]
+    errors = layer_errors(model, head, plan, inputs)
+    trial = Trial.begin(model, head, inputs)
+    faults = find_faults(trial, evidence.own or model, spec, plan, errors)
+    return tuple(Cause(f.code, f.describe(), broken, f.node) for f in faults if f.wrong)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 
@@ -18,6 +18,7 @@ from onchip.dataset.samples import some
 from onchip.errors import InputError, OnchipError, ToolError
 from onchip.graph.pixels import Pixels, triple
 from onchip.progress import Progress
+from onchip.quantize.recipe import RECIPES, recipe
 from onchip.report import data, text
 from onchip.spec import Color, Layout, Letterboxing
 from onchip.targets import target as targets
@@ -85,6 +86,9 @@ _precision_options = _options(
                  "photos with labels, else of matched detections."),
     click.option("--max-float", type=click.IntRange(0), default=3, show_default=True,
                  help="The most layers that onchip itself may keep in float."),
+    click.option("--recipe", default="balanced", show_default=True, metavar="RECIPE",
+                 help=f"How the plan is made: {', '.join(RECIPES)}; or algorithms by name, or a "
+                 "recipe without one: balanced,-weights."),
 )  # fmt: skip
 
 
@@ -196,12 +200,14 @@ def optimize_verb(file: Path, output: Path | None, as_json: bool, **given: Any) 
 @_output
 @_target_options
 @click.option("--on", "host", help="Do it on another machine, which has the SDK: user@host.")
+@click.option("--folder", default="", help="Where all of it lies there.")
 @click.option("--ssh-option", "ssh", multiple=True, help="A setting of ssh: Port=2222")
 @as_json
 def compile_verb(
     file: Path,
     output: Path | None,
     host: str | None,
+    folder: str,
     ssh: tuple[str, ...],
     as_json: bool,
     **given: Any,
@@ -215,7 +221,7 @@ def compile_verb(
     check_writable(path)
     photos = _photos(given) if given["photos"] else []
     if host is not None:
-        made, failed = _elsewhere(host, file, photos, ssh, given)
+        made, failed = _elsewhere(Place(host, folder, ssh), file, photos, given)
         if failed is not None:
             if artifact.manifest.program_input is None:  # a program that works is worth more
                 save(made, path)
@@ -239,15 +245,31 @@ def compile_verb(
     _finish(made, path, as_json)
 
 
+class Place(NamedTuple):
+    """Another machine, the folder there ("" is the usual one), and settings of ssh."""
+
+    host: str
+    folder: str
+    ssh: tuple[str, ...]
+
+
 def _elsewhere(
-    host: str, file: Path, photos: list[Path], ssh: tuple[str, ...], given: dict[str, Any]
+    place: Place, file: Path, photos: list[Path], given: dict[str, Any]
 ) -> tuple[Artifact, OnchipError | None]:
-    from onchip.device.host import compile_on
+    from onchip.device.host import FOLDER, compile_on
     from onchip.device.ssh import Board
 
     options = _read(given).target
-    with Board(host, ssh, prompts=somebody()) as there, bars() as progress:
-        return compile_on(there, file, photos, options=options, say=say, progress=progress)
+    with Board(place.host, place.ssh, prompts=somebody()) as there, bars() as progress:
+        return compile_on(
+            there,
+            file,
+            photos,
+            options=options,
+            folder=place.folder or FOLDER,
+            say=say,
+            progress=progress,
+        )
 
 
 @command("onchip plan best.onnx -t hailo8l --out hailo/")
@@ -351,6 +373,7 @@ def _read(given: dict[str, Any]) -> Options:
         int16=names(given.get("int16")),
         budget=given.get("budget"),
         max_float=given.get("max_float", 3),
+        recipe=recipe(given.get("recipe", "balanced")),
         layout=given.get("layout", "onchip"),
         custom_ops=_pairs(given.get("custom_ops", ()), "--custom-op"),
         target={

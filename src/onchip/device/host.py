@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from onchip import stages
 from onchip.artifact import Artifact, load, save
 from onchip.device.environment import (
     Say,
@@ -140,8 +141,7 @@ def _checked(data: bytes, sent: Artifact, host: Board) -> Artifact:
         path = Path(folder) / MADE
         path.write_bytes(data)
         made = load(path)
-    same = ("source", "cut", "plan")
-    if any(made.payloads.get(name) != sent.payloads[name] for name in same):
+    if any(made.payloads.get(name) != sent.payloads.get(name) for name in stages.MADE["optimize"]):
         raise ToolError(
             f"{host.at.text} gave another model back than it was given",
             "is its onchip the same? remove the folder there and do it again",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.detections import Floats
-from onchip.errors import UnsupportedError
+from onchip.errors import InputError, UnsupportedError
 from onchip.graph.heads import EndLayer, end_layer, end_layers, hypotheses
 from onchip.graph.read import Model, cut_at
 from onchip.graph.readings import ROWS, Reading, Values, per_level, places, readings
@@ -75,19 +75,33 @@ def cut(
         original: the network before cleaning, whose own output the proof is then against.
 
     Raises:
+        InputError: the network gives NaN or infinite values on every input.
         UnsupportedError: no known head fits; the text says what was seen.
     """
-    inputs = tuple(tensors) or (model.noise(1), model.noise(2))
     ends = _named_ends(model, end_nodes) if end_nodes else end_layers(model)
     found: list[tuple[HeadSpec, CutProof]] = []
     whole = Runner((original or model).bytes)
-    owns = [whole(x) for x in inputs]
+    pairs = _sound(whole, tensors) or _sound(whole, (model.noise(1), model.noise(2)))
+    if not pairs:
+        raise InputError(
+            "the network itself gives NaN or infinite values, on photos and noise alike",
+            "the training diverged or the file is damaged: run it in float, export it again",
+        )
+    inputs, owns = tuple(x for x, _ in pairs), [own for _, own in pairs]
     for head in hypotheses(model, ends):
         solved, proof = _prove(model, head, inputs, owns)
         if proof.passed:
             return Cut(cut_at(model, solved.outputs), solved, proof)
         found.append((solved, proof))
     raise _unknown(model, ends, found)
+
+
+def _sound(
+    whole: Runner, inputs: Sequence[npt.NDArray[np.generic]]
+) -> list[tuple[npt.NDArray[np.generic], Values]]:
+    """Inputs on which the network gives numbers, with what it gives."""
+    pairs = [(x, whole(x)) for x in inputs]
+    return [(x, own) for x, own in pairs if all(np.isfinite(v).all() for v in own.values())]
 
 
 def _named_ends(model: Model, names: Sequence[str]) -> tuple[EndLayer, ...]:

@@ -16,7 +16,7 @@ _UNWANTED = ["WeightBiasQuantization"]
 
 
 def session(
-    data: bytes, threads: int, *, optimize: bool = True, spinning: bool = True
+    data: bytes, threads: int, *, optimize: bool = True, spinning: bool = True, fused: bool = True
 ) -> ort.InferenceSession:
     """Load a graph into ONNX Runtime, to be run as it is written and in no fewer bits.
 
@@ -25,12 +25,15 @@ def session(
         threads: how many threads one call may use; 0 for one per core.
         optimize: False runs every node by itself.
         spinning: False lets idle threads sleep, so that others get the cores in between.
+        fused: False leaves operators apart; where most tensors are outputs that is faster.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # its fallback to the same provider would only print to stdout

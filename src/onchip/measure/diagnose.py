@@ -1,43 +1,60 @@
 """Name the cause of a loss: try the alternative, and show that it fits better."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
+from onchip.artifact import Artifact
 from onchip.dataset.samples import Sample
-from onchip.detect.program import FOR_ACCURACY, Program
-from onchip.errors import InputError
-from onchip.graph.pixels import BYTES, CENTERED, IMAGENET, UNIT
+from onchip.detect.program import Limits, Program
+from onchip.detections import pairs
+from onchip.errors import OnchipError
+from onchip.graph import read
+from onchip.graph.pixels import BYTES, CENTERED, IMAGENET, UNIT, convention, declared
+from onchip.graph.prove import Cut
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.accuracy import accuracy, match
+from onchip.measure.origin import (
+    Given,
+    changed_network,
+    cut_again,
+    difference,
+    readings,
+    wrong_labels,
+)
 from onchip.measure.parity import pair, parity
 from onchip.measure.pixels import mirrored
 from onchip.measure.proof import Cause
-from onchip.quantize.observe import observe
-from onchip.quantize.plan import QuantPlan, TensorPlan, make_plan
-from onchip.quantize.precision import fidelity_loss
+from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.quantize.ranges import fit, rounded
-from onchip.quantize.regions import divide
-from onchip.spec import HeadSpec, InputSpec, short
+from onchip.spec import HeadSpec, InputSpec, Letterboxing, short
+from onchip.targets import target as targets
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
 
 IMAGES = 8
-RECALIBRATE = 32
-FEW = 16
+LABELLED = 32  # images that tell whether labels are those of other classes
+CURVE = Limits(confidence=0.05, overlap=0.65, most=100)  # enough of the curve to compare by
+PROBES = 2  # images that tell two networks apart
 BETTER = 0.1  # by how much more must match for an alternative to count
 PIXELS_BETTER = 1.15  # by how much better the network must see with other pixels
+NEAR = 0.8  # of the sight, from which another way is looked at on more images
+SURE = 2.5  # standard errors, by which it must be better there
+FEW = 12  # images, with fewer of which that cannot be told
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known when the proof is over. `broken` is the first stage past the gate, or ""."""
+    """What is known of a build. `broken` is the first stage past the gate, or ""."""
 
     model: Model
     head: HeadSpec
@@ -46,12 +63,18 @@ class Evidence:
     samples: Sequence[Sample]
     labelled: bool
     broken: str
+    given: Given | None = None  # the network as it was given
+    own: Model | None = None  # the cut of it
 
     @cached_property
     def photos(self) -> list[tuple[Image, Sample]]:
         """A few images, spread over all."""
-        step = max(1, len(self.samples) // IMAGES)
-        return [(read_image(s.path), s) for s in self.samples[::step][:IMAGES]]
+        return list(self.more(IMAGES))
+
+    def more(self, count: int) -> Iterator[tuple[Image, Sample]]:
+        """So many images, spread over all."""
+        step = max(1, len(self.samples) // count)
+        return ((read_image(s.path), s) for s in self.samples[::step][:count])
 
     @cached_property
     def run(self) -> Runner:
@@ -79,20 +102,123 @@ class Evidence:
         return parity(pairs).matched
 
 
+def gathered(
+    artifact: Artifact,
+    own: Model,
+    planned: Model,
+    samples: Sequence[Sample],
+    labelled: bool,
+    broken: str,
+) -> Evidence:
+    """Return what an artifact tells of itself.
+
+    Args:
+        artifact: at least parsed.
+        own: its cut network.
+        planned: the network that its plan is of.
+        samples: images, with their true boxes if `labelled`.
+        labelled: whether sight can be measured by mAP.
+        broken: the first stage past the gate, or "".
+    """
+    manifest, plan = artifact.manifest, None
+    if "plan" in artifact.payloads:
+        plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
+    return Evidence(
+        model=planned,
+        head=manifest.head,
+        input=manifest.input,
+        plan=plan,
+        samples=samples,
+        labelled=labelled,
+        broken=broken,
+        given=_given(artifact),
+        own=own,
+    )
+
+
+def _given(artifact: Artifact) -> Given | None:
+    """The network that an artifact was made of; None where it cannot be read."""
+    manifest = artifact.manifest
+    try:
+        source = read.parse(artifact.payload("source"), manifest.source)
+    except OnchipError:  # the proof says so itself
+        return None
+    return Given(
+        Model(source, manifest.source_sha256),
+        (manifest.input.width, manifest.input.height),
+        manifest.layout,
+        targets.get(manifest.target).takes_plan and manifest.layout == "onchip",
+    )
+
+
+def origins(evidence: Evidence) -> tuple[Cause, ...]:
+    """Return what is wrong beside pixels and codes: the network, its reading, or the labels."""
+    if evidence.given is None or evidence.own is None:
+        return ()
+    again = cut_again(evidence.given)
+    tensors = [prepare(image, evidence.input)[0] for image, _ in evidence.photos[:PROBES]]
+    cause = changed_network(again, evidence.own, evidence.model, evidence.head, tensors)
+    cause = cause or _reading(evidence, again)
+    if cause is None and evidence.labelled:
+        program = Program(evidence.run, evidence.input, evidence.head)
+        cause = wrong_labels(program, evidence.more(LABELLED), evidence.head.labels)
+    return () if cause is None else (cause,)
+
+
+def _reading(evidence: Evidence, again: Cut | None) -> Cause | None:
+    """Would the network see better if its end were read as the network itself shows it?"""
+    other = readings(again, evidence.head)
+    if other is None:
+        return None
+    now, then = (_sight(dataclasses.replace(evidence, head=h), evidence.input)
+                 for h in (evidence.head, other))  # fmt: skip
+    if then <= now:
+        return None
+    measure = "mAP" if evidence.labelled else "agreement with the mirror image"
+    return Cause(
+        "reading",
+        f"the network's end is read wrongly: it shows {difference(evidence.head, other)} "
+        f"({measure} {then:.3f} instead of {now:.3f} on {len(evidence.photos)} images)",
+        "input",
+    )
+
+
 def diagnose(evidence: Evidence) -> tuple[Cause, ...]:
-    """Return what fits: wrong pixels, and the first cause of a loss in the codes."""
+    """Return what fits: wrong pixels, and one scale over what is joined in one tensor."""
     pixels = _pixels(evidence)
     found = () if pixels is None else (pixels,)
     if evidence.broken not in ("plan", "compiled"):
         return found
-    for find in (_shared_scale, _score_ceiling, _box_codes, _few_images):
-        if (cause := find(evidence)) is not None:
-            return (*found, cause)
-    text = (
-        "the head's codes are fine; the loss comes from the layers before it: allow more of "
-        "them in float (--max-float), or calibrate on more and more varied images"
+    shared = _shared_scale(evidence)
+    return found if shared is None else (*found, shared)
+
+
+INDEPENDENT = 4.0  # dB, with one to spare
+
+
+def strayed(plan: Mapping[str, float], program: Mapping[str, float], stage: str) -> Cause | None:
+    """Is a compiled file further from the plan than rounding alone would have it?
+
+    Where both are sound and their errors are independent, they are 3 dB further from each other
+    than from float.
+
+    Args:
+        plan: SQNR in dB of the plan's head tensors against the float ones, by name.
+        program: the same of the compiled file's against the plan's.
+        stage: in which it runs.
+    """
+    names = plan.keys() & program.keys()
+    if not names:
+        return None
+    kept, near = (float(np.mean([of[n] for n in names])) for of in (plan, program))
+    if near >= kept - INDEPENDENT:
+        return None
+    return Cause(
+        "program",
+        f"the compiled file is not that of the plan: it is {near:.1f} dB from the plan, which "
+        f"itself is {kept:.1f} dB from float; compile it again",
+        stage,
     )
-    return (*found, Cause("layers", text, evidence.broken))
 
 
 def _pixels(evidence: Evidence) -> Cause | None:
@@ -100,40 +226,103 @@ def _pixels(evidence: Evidence) -> Cause | None:
     spec = evidence.input
     current = _sight(evidence, spec)
     # without labels, values that are far too large look like being very sure
-    others = [*(_other_values(spec) if evidence.labelled else ()), *_alternatives(spec)]
+    others = [*(_other_values(evidence) if evidence.labelled else ()), *_alternatives(spec)]
     scores = {s: _sight(evidence, s) for s in others}
     # letterbox kinds are close to each other: of those that are as good, the most usual
     most = max(scores.values())
     best = next(s for s in scores if scores[s] >= most - 0.05 * abs(most))
     gain = 0.05 if evidence.labelled else 0.2
-    if scores[best] < current * PIXELS_BETTER or scores[best] < current + gain:
-        return None
-    measure = "mAP" if evidence.labelled else "agreement with the mirror image"
+    if scores[best] >= max(current * PIXELS_BETTER, current + gain):
+        measure = "mAP" if evidence.labelled else "agreement with the mirror image"
+        figures = (measure, scores[best], current, len(evidence.photos))
+        return _mismatch(spec, best, figures)
+    # a network is worse with other colours and values than its own, image after image
+    close = [s for s in scores if s.letterbox == spec.letterbox and scores[s] >= NEAR * current]
+    return _better_everywhere(evidence, close) if evidence.labelled else None
+
+
+def _mismatch(spec: InputSpec, best: InputSpec, figures: tuple[str, float, float, int]) -> Cause:
+    measure, then, now, count = figures
     return Cause(
         "preprocessing",
         f"preprocessing mismatch: the network itself sees better with {_difference(spec, best)} "
-        f"({measure} {scores[best]:.3f} instead of {current:.3f} on {len(evidence.photos)} images)",
+        f"({measure} {then:.3f} instead of {now:.3f} on {count} images)",
         "input",
     )
 
 
-def _other_values(spec: InputSpec) -> Iterator[InputSpec]:
-    for mean, std in (UNIT, BYTES, IMAGENET, CENTERED):
-        if (mean, std) != (spec.mean, spec.std):
-            yield replace(spec, mean=mean, std=std)
+def _better_everywhere(evidence: Evidence, others: Sequence[InputSpec]) -> Cause | None:
+    """Is one of these a little better on nearly every image?"""
+    photos = list(evidence.more(LABELLED))
+    if not others or len(photos) < FEW:
+        return None
+    now = _fits(evidence, evidence.input, photos)
+    found = {s: _fits(evidence, s, photos) for s in others}
+    best = max(found, key=lambda s: float(found[s].mean()))
+    gains = found[best] - now
+    sure = float(gains.mean() / max(gains.std(ddof=1) / np.sqrt(len(gains)), 1e-9))
+    if sure < SURE:
+        return None
+    figures = (
+        "the mean score of true boxes",
+        float(found[best].mean()),
+        float(now.mean()),
+        len(photos),
+    )
+    return _mismatch(evidence.input, best, figures)
+
+
+def _fits(
+    evidence: Evidence, spec: InputSpec, photos: Sequence[tuple[Image, Sample]]
+) -> npt.NDArray[np.float64]:
+    """How sure the network is of what is there: the mean score of the true boxes, by image."""
+    program, found = Program(evidence.run, spec, evidence.head), []
+    for image, sample in photos:
+        truth = sample.truth((image.shape[1], image.shape[0]))
+        seen = program(image, CURVE)
+        right = sum(float(seen.scores[j]) for _, j in pairs(truth, seen))
+        found.append(right / max(len(truth), 1))
+    return np.asarray(found)
+
+
+def contradiction(evidence: Evidence) -> Cause | None:
+    """Are pixels prepared otherwise than the model itself says? That may cost little."""
+    if evidence.given is None:
+        return None
+    said, spec = declared(evidence.given.source), evidence.input
+    names = [
+        n
+        for n in ("color", "mean", "std", "letterbox", "pad")
+        if getattr(said, n) is not None and getattr(said, n) != getattr(spec, n)
+    ]
+    if not names:
+        return None
+    ours, theirs = (", ".join(f"{n} {getattr(v, n)}" for n in names) for v in (spec, said))
+    text = f"the model says that its pixels are prepared with {theirs}; here it is {ours}"
+    return Cause("preprocessing", text, "declared")
+
+
+def _other_values(evidence: Evidence) -> Iterator[InputSpec]:
+    spec, usual = evidence.input, convention(evidence.head)
+    for mean, std in ((usual.mean, usual.std), UNIT, BYTES, IMAGENET, CENTERED):
+        if mean and std and (mean, std) != (spec.mean, spec.std):
+            turned = (mean, std) == IMAGENET and spec.color == "bgr"
+            ordered = (mean[::-1], std[::-1]) if turned else (mean, std)
+            yield replace(spec, mean=ordered[0], std=ordered[1])
 
 
 def _alternatives(spec: InputSpec) -> Iterator[InputSpec]:
-    colors = {"rgb": "bgr", "bgr": "rgb"}
-    for color in (spec.color, colors[spec.color]):
-        for kind in ("center", "topleft", "stretch"):
-            # mean and std belong to the channels, not to their order
-            turn = 1 if color == spec.color else -1
-            other = replace(
+    """Other colour orders and placements, those first that change least."""
+    other = {"rgb": "bgr", "bgr": "rgb"}[spec.color]
+    # mean and std belong to the channels, not to their order; but they may have been left so
+    for color, turn in ((spec.color, 1), (other, -1), (other, 1)):
+        for kind in sorted(get_args(Letterboxing), key=lambda k: k != spec.letterbox):
+            made = replace(
                 spec, color=color, letterbox=kind, mean=spec.mean[::turn], std=spec.std[::turn]
             )
-            if other != spec:
-                yield other
+            uniform = turn == 1 and color == other and spec.mean == spec.mean[::-1]
+            if made != spec and not uniform:
+                yield made
 
 
 def _difference(spec: InputSpec, other: InputSpec) -> str:
@@ -150,14 +339,13 @@ def _difference(spec: InputSpec, other: InputSpec) -> str:
 
 def _sight(evidence: Evidence, spec: InputSpec) -> float:
     """Return the float network's mAP50-95, or without labels its agreement with mirror images."""
-    program = Program(evidence.run, spec, evidence.head)
     if not evidence.labelled:
         seen = [mirrored(evidence.run, evidence.head, spec, image) for image, _ in evidence.photos]
         return sum(seen) / len(seen)
-    matches = []
+    program, matches = Program(evidence.run, spec, evidence.head), []
     for image, sample in evidence.photos:
         truth = sample.truth((image.shape[1], image.shape[0]))
-        matches.append(match(program(image, FOR_ACCURACY), truth, evidence.head.classes))
+        matches.append(match(program(image, CURVE), truth, evidence.head.classes))
     return accuracy(matches, evidence.head.classes, resamples=0).map50_95
 
 
@@ -210,80 +398,7 @@ def _by_role(
     return made
 
 
-def _score_ceiling(evidence: Evidence) -> Cause | None:
-    """Do the scores' codes end below the scores?"""
-    return _role_cause(
-        evidence,
-        ("class", "object"),
-        "score_ceiling",
-        "score ceiling: the codes of the score tensors end at {high:.2f}, the scores at {top:.2f}",
-    )
-
-
-def _box_codes(evidence: Evidence) -> Cause | None:
-    """Are the codes of the box tensors too coarse or too short?"""
-    return _role_cause(
-        evidence,
-        ("box", "all"),
-        "box_codes",
-        "box collapse: the codes of the box tensors end at {high:.2f}, their values at {top:.2f}",
-    )
-
-
-def _role_cause(evidence: Evidence, roles: tuple[str, ...], code: str, text: str) -> Cause | None:
-    plans = _plans(evidence)
-    names = {t.name for t in evidence.head.tensors if t.role in roles and t.name in plans}
-    if not names:
-        return None
-    now = _coded(evidence, names)
-    whole = evidence.matched(lambda n, v: _whole_range(evidence, v) if n in names else v)
-    if whole < now + BETTER:
-        return None
-    assert evidence.plan is not None
-    high = max(plans[n].limits(evidence.plan.quant)[1] for n in names)
-    top = max(float(t[n].max()) for _, t in evidence.float_tensors for n in names)
-    message = text.format(high=high, top=top)
-    message += f"; so {now:.0%} of the detections match, with the whole range {whole:.0%}"
-    return Cause(code, message, evidence.broken)
-
-
 def _whole_range(evidence: Evidence, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     assert evidence.plan is not None
     quant = evidence.plan.quant
     return rounded(values, *fit(float(values.min()), float(values.max()), quant), quant)
-
-
-def _few_images(evidence: Evidence) -> Cause | None:
-    """Was it calibrated on too few images, and would these ones be better?"""
-    plan = evidence.plan
-    if plan is None or plan.images >= FEW:
-        return None
-    regions = divide(evidence.model, evidence.head, plan.quant, plan.floats)
-    samples = evidence.samples[:RECALIBRATE]
-
-    def maker(sample: Sample) -> Callable[[], npt.NDArray[np.generic] | None]:
-        def make() -> npt.NDArray[np.generic] | None:
-            try:
-                return prepare(read_image(sample.path), evidence.input)[0]
-            except InputError:  # already said by the proof itself
-                return None
-
-        return make
-
-    seen = observe(evidence.model, evidence.head, regions, [maker(s) for s in samples])
-    again = make_plan(
-        evidence.model, regions, seen, plan.quant, evidence.input, images=len(samples)
-    )
-    probes = [prepare(image, evidence.input)[0] for image, _ in evidence.photos]
-    before, after = (
-        fidelity_loss(evidence.model, evidence.head, evidence.input, p, probes)
-        for p in (plan, again)
-    )
-    if after > before * 0.7:
-        return None
-    return Cause(
-        "few_images",
-        f"too few calibration images: with {plan.images} the scores stray {before:.0%}, with "
-        f"{len(samples)} of these images {after:.0%}",
-        evidence.broken,
-    )

@@ -1,11 +1,14 @@
-"""Name what is wrong in a plan: find the tensors that lose more than they must, and repair them.
+"""Name what is wrong in a plan: suspect what loses more than it must, and try the repair.
 
-What a tensor must lose follows from its bits; what it loses beyond that is a suspect. Each of the
-worst is then run without its error, and what that wins on the detections decides the order.
+Each suspect comes with a plan of the same bits that would be right. The plan is run so, and what
+that wins decides: how much nearer scores and boxes come to the float network's, and how many more
+detections agree.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +17,49 @@ import onnx
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.layers import LayerError
-from onchip.measure.parity import Noise
+from onchip.measure.nearness import nearness_db
+from onchip.measure.suspects import CERTAIN, Case, Suspect, suspects, swaps
 from onchip.quantize.agreement import agreement
 from onchip.quantize.emit import emit
+from onchip.quantize.observe import Maker
+from onchip.quantize.optimize import KEPT, Work, optimize
 from onchip.quantize.plan import QuantPlan
+from onchip.quantize.precision import choose_precision
+from onchip.quantize.recipe import RECIPES
 from onchip.quantize.regions import divide
-from onchip.spec import HeadSpec
+from onchip.spec import HeadSpec, InputSpec
 
-SUSPECTS = 8  # tried by experiment
-AVOIDABLE = 6.0  # dB beyond what the bits cost, from which a range or weight is called wrong
-SHORT = 0.005  # of the values beyond the codes, from which a range is called too short
-WIDE = 3.0  # times as wide as the values: too coarse
-MOVED = 1.5  # steps of mean error
+MOST = 16  # suspects tried by experiment on a few images
+SCREEN = 2  # images for that
+TRIED = 4  # of them, those that win most there, on all images
+ALONE = 2  # of the layers that lose most by themselves, though nothing is wrong
 WORTH = 0.5  # dB that a repair must win to be called a fault
+WORTH_SEEN = 0.03  # or of agreement
+CLEAR = 10.0  # dB of suspicion: with less, only what wins detections is a fault; a plan may clip
+NOISE = 0.01  # of agreement, that chance wins or loses
+ALL = 0.7  # of what a wider repair wins: what is in one place is named before what is in many
+SUSPICIOUS = 3  # ranges that fit badly, from which all are made again
+FEW = 16  # images, with fewer of which a plan is suspected anyway
+RAISED = 3  # layers that planning again may raise, as a build does
+AGAIN = 2.0  # dB that planning again must win
 
 Tensors = Sequence[npt.NDArray[np.generic]]
 
 
+class Near(NamedTuple):
+    """How near a graph comes to float: agreement of detections, and SQNR of what is seen, dB."""
+
+    agreement: float
+    db: float
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A layer that loses detections, and why.
+    """What loses detections, and why.
 
-    `win` is the agreement with float that its repair wins, `win_db` how much nearer the head's
-    tensors come: the finer measure, and the one that decides the order.
+    `node` and `tensor` are empty where it is not in one place. `win` is the agreement with float
+    that its repair wins, `win_db` how much nearer scores and boxes come: the finer measure, and the
+    one that decides the order.
     """
 
     node: str
@@ -46,111 +69,203 @@ class Fault:
     win: float
     win_db: float
 
+    @property
+    def wrong(self) -> bool:
+        """Whether something is wrong, beyond what the bits cost."""
+        return self.code != "bits"
+
+    def describe(self) -> str:
+        """One line for people."""
+        won = f"boxes and scores {self.win_db:+.1f} dB, agreement {self.win:+.1%}"
+        where = f"{self.node}: " if self.node else ""
+        return f"{where}{self.message} (repaired: {won})"
+
 
 @dataclass(frozen=True)
-class Faults:
-    """What was found: the plan's own agreement, and every suspect, the most harmful first."""
+class Trial:
+    """Runs plans on a few images and holds them against the float network."""
 
-    agreement: float
-    found: tuple[Fault, ...]
+    model: Model
+    head: HeadSpec
+    inputs: Tensors
+    wanted: Sequence[Mapping[str, npt.NDArray[np.float32]]]
+
+    @classmethod
+    def begin(cls, model: Model, head: HeadSpec, inputs: Tensors) -> "Trial":
+        """Run the float network."""
+        run = Runner(model.bytes)
+        return cls(model, head, inputs, [run(x) for x in inputs])
+
+    def plan(self, plan: QuantPlan) -> Near:
+        """How near a plan comes."""
+        return self.graph(self.emitted(plan))
+
+    def emitted(self, plan: QuantPlan) -> onnx.ModelProto:
+        """A plan as a graph."""
+        regions = divide(self.model, self.head, plan.quant, plan.floats)
+        return emit(self.model, regions, plan)
+
+    def graph(self, proto: onnx.ModelProto) -> Near:
+        """How near a graph comes."""
+        run = Runner(proto.SerializeToString())
+        found = [run(x) for x in self.inputs]
+        _, _, height, width = self.model.inputs[0].shape
+        size = (width, height)
+        alike = agreement(self.head, size, self.wanted, found)
+        return Near(alike, nearness_db(self.head, size, self.wanted, found))
 
 
 def find_faults(
-    model: Model,
-    head: HeadSpec,
+    trial: Trial,
+    own: Model,
+    spec: InputSpec,
     plan: QuantPlan,
     errors: Sequence[LayerError],
-    inputs: Tensors,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Faults:
-    """Repair the worst suspects one by one and see what each wins.
+) -> tuple[Fault, ...]:
+    """Repair the worst suspects one by one; return what that mends, the most harmful first.
 
     Args:
-        model: the cut float graph.
-        head: its end.
+        trial: the float network that the plan is of, and prepared inputs.
+        own: the network before it was rewritten for the plan.
+        spec: what it expects of its pixels.
         plan: the decision to look into.
         errors: what `layer_errors` found on the same inputs.
-        inputs: prepared float inputs.
         progress: called with the number of suspects done, and of all.
     """
-    quantized = emit(model, divide(model, head, plan.quant, plan.floats), plan)
-    run = Runner(model.bytes)
-    wanted = [run(x) for x in inputs]
-    _, _, height, width = model.inputs[0].shape
-
-    def measure(proto: onnx.ModelProto) -> npt.NDArray[np.float64]:
-        trial = Runner(proto.SerializeToString())
-        found = [trial(x) for x in inputs]
-        noise = Noise(head)
-        for first, second in zip(wanted, found, strict=True):
-            noise.add(first, second)
-        alike = agreement(head, (width, height), wanted, found)
-        return np.asarray([alike, float(np.mean(list(noise.sqnr_db().values())))])
-
-    base = measure(quantized)
-    suspects = _suspects(errors)
+    model, head, inputs = trial.model, trial.head, trial.inputs
+    base = trial.plan(plan)
+    case = Case(model, head, plan, errors, inputs)
+    doubted = suspects(case)
+    tried = _screened(trial, plan, [*swaps(case, doubted[:MOST]), *doubted[:MOST]])
+    alone = sorted(errors, key=lambda e: e.own.sqnr_db)[:ALONE]
+    total = len(tried) + len(alone) + 1
     found = []
-    for done, error in enumerate(suspects):
-        progress(done, len(suspects))
-        win, near = (measure(_repaired(quantized, model, error)) - base).tolist()
-        why = _why(error, head)
-        found.append(Fault(error.node, error.tensor, *why, round(win, 4), round(near, 2)))
-    progress(len(suspects), len(suspects))
-    ranked = sorted(zip(found, suspects, strict=True), key=lambda p: _harm(*p), reverse=True)
-    return Faults(float(base[0]), tuple(fault for fault, _ in ranked))
+    for done, suspect in enumerate(tried):
+        progress(done, total)
+        assert suspect.repaired is not None
+        fault = _fault(suspect, base, trial.plan(suspect.repaired))
+        found += [fault] if _worth(fault, suspect.suspicion) else []
+    progress(len(tried), total)
+    clear = sum(s.suspicion >= CLEAR for s in doubted)
+    if clear >= SUSPICIOUS or plan.images < FEW:
+        other, again = planned_again(trial, own, spec, plan)
+        near = dataclasses.replace(trial, model=other).plan(again)
+        found += _stale(plan, clear, base, near)
+    quantized = trial.emitted(plan)
+    for done, error in enumerate(alone):
+        progress(len(tried) + 1 + done, total)
+        fault = _fault(_bits(error), base, trial.graph(_in_float(quantized, model, error)))
+        found += [fault] if _worth(fault, CLEAR) else []
+    progress(total, total)
+    return _ranked(found)
 
 
-def _harm(fault: Fault, error: LayerError) -> tuple[bool, float]:
-    """What a repair wins; among those that win about as little, what loses most beyond need.
+def _screened(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> list[Suspect]:
+    """Those whose repair wins most on a few images."""
+    if len(doubted) <= TRIED:
+        return list(doubted)
+    few = Trial(trial.model, trial.head, trial.inputs[:SCREEN], trial.wanted[:SCREEN])
+    base = few.plan(plan)
+    wins = [_harm(_fault(s, base, few.plan(s.repaired or plan))) for s in doubted]
+    certain = [s.suspicion >= CERTAIN for s in doubted]
+    order = sorted(range(len(doubted)), key=lambda i: (not certain[i], -wins[i]))
+    return [doubted[i] for i in order[:TRIED]]
 
-    What is wrong comes before what its bits cost: it can be mended for nothing.
+
+def _fault(suspect: Suspect, base: Near, near: Near) -> Fault:
+    win, win_db = round(near.agreement - base.agreement, 4), round(near.db - base.db, 2)
+    return Fault(suspect.node, suspect.tensor, suspect.code, suspect.message, win, win_db)
+
+
+def _worth(fault: Fault, suspicion: float) -> bool:
+    """Whether a repair wins enough to be told."""
+    if suspicion >= CERTAIN or (fault.win >= WORTH_SEEN and fault.win_db >= 0):
+        return True  # what contradicts itself is wrong, even where it costs little
+    return suspicion >= CLEAR and fault.win_db >= WORTH and fault.win >= -NOISE
+
+
+def _harm(fault: Fault) -> float:
+    return fault.win_db + 10 * max(fault.win, 0.0)
+
+
+def _ranked(found: Sequence[Fault]) -> tuple[Fault, ...]:
+    """The most harmful first; what is wrong before what the bits cost, for it is mended for free.
+
+    Of two repairs that win about as much the narrower is the right one: the wider mends it too.
     """
-    wrong = fault.code != "bits" and fault.win_db >= WORTH
-    return wrong, fault.win_db + 10 * max(fault.win, 0.0) + error.avoidable_db / 100
+    order = sorted(found, key=lambda f: (f.wrong, _harm(f)), reverse=True)
+    if not order:
+        return ()
+    most = _harm(order[0])
+    as_good = [f for f in order if f.wrong == order[0].wrong and _harm(f) >= ALL * most]
+    first = min(as_good, key=_width)
+    return (first, *(f for f in order if f is not first))
 
 
-def _suspects(errors: Sequence[LayerError]) -> list[LayerError]:
-    """Return the tensors that lose most, beyond need and by themselves."""
-    beyond = sorted(errors, key=lambda e: -_suspicion(e))[: SUSPECTS - 2]
-    alone = [e for e in sorted(errors, key=lambda e: e.own.sqnr_db) if e not in beyond]
-    return [*beyond, *alone[:2]]
+def _width(fault: Fault) -> int:
+    """How much of a plan a repair changes: a tensor or two, a role of the head, all of it."""
+    if fault.code in ("stale_ranges", "few_images"):
+        return 2
+    return 0 if fault.node else 1
 
 
-def _suspicion(error: LayerError) -> float:
-    return error.avoidable_db + 100 * error.saturated + 10 * bool(error.dead)
+def planned_again(
+    trial: Trial, own: Model, spec: InputSpec, plan: QuantPlan
+) -> tuple[Model, QuantPlan]:
+    """Return the plan that a build would make now of these inputs, and the network that it is of.
 
+    What the user raised stays raised.
+    """
 
-def _why(error: LayerError, head: HeadSpec) -> tuple[str, str]:
-    """Return a code and a line for what is wrong with a tensor."""
-    codes = f"codes from {error.code_low:.4g} to {error.code_high:.4g}"
-    values = f"values from {error.low:.4g} to {error.high:.4g}"
-    wide = (error.code_high - error.code_low) / max(error.high - error.low, 1e-12)
-    gap = error.possible_db - error.own.sqnr_db
-    if error.weight_possible_db - error.weight_db > AVOIDABLE:
-        lost = f"; {len(error.dead)} dead channels" if error.dead else ""
-        return "weights", (
-            f"the weights' scale does not fit: their worst channel keeps {error.weight_db:.1f} dB "
-            f"where {error.weight_possible_db:.1f} are possible{lost}"
-        )
-    if gap > AVOIDABLE and error.saturated > SHORT:
-        text = f"the range is too short: {codes}, {values}; {error.saturated:.1%} are cut off"
-        return ("score_ceiling" if _is_score(error.tensor, head) else "saturated"), text
-    if gap > AVOIDABLE and wide > WIDE:
-        return "coarse", f"the scale is too coarse: {codes}, {values}"
-    if gap > AVOIDABLE and error.shift > MOVED:
-        return "bias", f"the bias is off: a channel's mean moves by {error.shift:.1f} steps"
-    if error.dead:
-        return "dead", f"{len(error.dead)} channels are dead: they vary, but never leave one code"
-    return "bits", (
-        f"{error.own.sqnr_db:.1f} dB are what its bits give; raised, they would not be lost"
+    def maker(tensor: npt.NDArray[np.generic]) -> Maker:
+        return lambda: tensor
+
+    layers = {n.name for n in own.proto.graph.node}
+    kept = tuple(x.node for x in plan.layers if x.reason == KEPT and x.node in layers)
+    work = Work(
+        own,
+        trial.head,
+        spec,
+        plan.quant,
+        [maker(x) for x in trial.inputs],
+        lambda: len(trial.inputs),
+        trial.inputs,
+        tuple(n for n in kept if n in plan.floats),
+        tuple(n for n in plan.wide if n in layers),
     )
+    most = RAISED if plan.quant.raised else 0
+    made = optimize(work, RECIPES["fast"], lambda search: choose_precision(search, most))
+    return made.model, made.plan
 
 
-def _is_score(tensor: str, head: HeadSpec) -> bool:
-    return any(t.name == tensor and t.role in ("class", "object") for t in head.tensors)
+def _stale(plan: QuantPlan, doubted: int, base: Near, again: Near) -> list[Fault]:
+    """Planning again as a repair, where it wins enough."""
+    won = again.db - base.db
+    if won < AGAIN:
+        return []
+    code = "few_images" if plan.images < FEW else "stale_ranges"
+    why = (
+        f"too few calibration images ({plan.images})"
+        if plan.images < FEW
+        else "the plan is of other images, or of another training of the network"
+    )
+    message = f"{why}: {doubted} ranges and scales do not fit what these images give"
+    win = round(again.agreement - base.agreement, 4)
+    return [Fault("", "", code, message, win, round(won, 2))]
 
 
-def _repaired(quantized: onnx.ModelProto, model: Model, error: LayerError) -> onnx.ModelProto:
+# ---- what only more bits would mend ----
+
+
+def _bits(error: LayerError) -> Suspect:
+    message = f"{error.own.sqnr_db:.1f} dB are what its bits give; raised, they would not be lost"
+    if error.dead:
+        message += f" ({len(error.dead)} channels never leave one code)"
+    return Suspect(error.node, error.tensor, "bits", message, 0.0, None)
+
+
+def _in_float(quantized: onnx.ModelProto, model: Model, error: LayerError) -> onnx.ModelProto:
     """Return the quantized graph with one layer's own error taken away."""
     proto = onnx.ModelProto()
     proto.CopyFrom(quantized)

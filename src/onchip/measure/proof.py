@@ -35,11 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a stage broke: a stable code, a line for people, and the stage."""
+    """Why a stage broke: a stable code, a line for people, the stage, and the layer if one."""
 
     code: str
     message: str
     stage: str
+    layer: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onchip.graph.read import Model
-from onchip.quantize import weights as rounding
 from onchip.quantize.plan import LayerPlan, QuantPlan, TensorPlan
 from onchip.quantize.regions import CLAMPS, Regions
+from onchip.quantize.weights import coded_bias
 from onchip.vision.codes import CODES, Scale
 
 SIXTEEN = "com.microsoft"  # the standard's own QuantizeLinear has 16 bits only from opset 21 on
@@ -180,12 +180,8 @@ def _weights(
     bias = -shift
     if len(node.input) > 2 and node.input[2]:
         bias = np.asarray(model.constants[node.input[2]], np.float64) - shift
-    limit = (1 << 31) - 1
-    # only inputs of 16 bits have steps so fine that a bias could overflow
-    needed = np.abs(bias) / (limit / 2)
-    bias_scales = np.maximum(np.float32(step) * scales, needed).astype(np.float32)
-    bias_codes = np.clip(np.rint(bias / bias_scales), -limit, limit).astype(np.int32)
-    codes = rounding.codes(values, scales, plan.quant)
+    bias_codes, bias_scales = coded_bias(bias, step, scales)
+    codes = layer.coded(values, plan.quant)
     weight_name, bias_name = f"{node.name}/weight", f"{node.name}/bias"
     pairs: list[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.float32]]] = [
         (weight_name, codes, scales),

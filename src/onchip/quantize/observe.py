@@ -21,12 +21,13 @@ from onchip.quantize.activations import function
 from onchip.quantize.attention import BACKGROUND, attention
 from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.regions import Regions
+from onchip.quantize.sound import first_unsound
 from onchip.quantize.stats import Stats
 from onchip.spec import HeadSpec
 
 POSITIONS = 10  # rows and columns sampled per map and image
 Maker = Callable[[], npt.NDArray[np.generic] | None]
-BATCH = 4  # images whose samples are folded together: fewer, larger steps
+BATCH = 16  # images whose samples are folded together: fewer, larger steps
 
 
 def observe(
@@ -37,6 +38,7 @@ def observe(
     *,
     workers: int = 2,
     progress: Callable[[int], None] = lambda done: None,
+    refused: Callable[[int, str], None] = lambda number, tensor: None,
 ) -> dict[str, Stats]:
     """Run the network over `inputs` and return what was seen of each tensor.
 
@@ -48,6 +50,8 @@ def observe(
             worker threads, so that images load there.
         workers: how many images are in flight; memory grows with this and with nothing else.
         progress: called with the number of images done.
+        refused: called with the number of an input that makes NaN or infinite values, which is left
+            out, and the first tensor that has them.
     """
     watch = _Watch(model, head, regions)
     source = _Shared(inputs)
@@ -57,9 +61,14 @@ def observe(
     def work() -> dict[str, Stats]:
         nonlocal done
         observer = _Observer(regions)
-        while (make := source.next()) is not None:
+        while (item := source.next()) is not None:
+            number, make = item
             if (tensor := make()) is not None:
-                observer.take(watch(tensor))
+                found = watch.run(tensor)
+                if unsound := first_unsound(found):
+                    refused(number, unsound)
+                else:
+                    observer.take(watch(tensor, found))
             done += 1
             progress(done)
         return observer.finish()
@@ -87,8 +96,13 @@ class _Watch:
         _, _, height, width = model.inputs[0].shape
         self._size = (width, height)
 
-    def __call__(self, tensor: npt.NDArray[np.generic]) -> Iterator[tuple[str, Sample]]:
-        found = dict(zip(self._names, self._run.run(tensor), strict=True))
+    def run(self, tensor: npt.NDArray[np.generic]) -> dict[str, Array]:
+        """Return a sample of every tensor, by name."""
+        return dict(zip(self._names, self._run.run(tensor), strict=True))
+
+    def __call__(
+        self, tensor: npt.NDArray[np.generic], found: dict[str, Array]
+    ) -> Iterator[tuple[str, Sample]]:
         looks = attention(self._head, found, self._size)
         weights: dict[tuple[int, ...], npt.NDArray[np.float64]] = {}
         for name, values in found.items():
@@ -102,7 +116,8 @@ class _Watch:
                 sample, weight = sample[:, chosen], weight[chosen]
             yield name, (sample, weight)
         step = max(1, tensor.shape[-2] // (8 * POSITIONS))
-        entry = _by_channel(np.asarray(tensor[:, :, ::step, ::step], np.float32))
+        # a copy, which does not hold the image
+        entry = _by_channel(tensor[:, :, ::step, ::step].astype(np.float32))
         yield self._entry, (entry, np.ones(entry.shape[1]))
 
 
@@ -145,10 +160,10 @@ class _Shared:
     """An iterator that several threads may draw from."""
 
     def __init__(self, source: Iterable[Maker]) -> None:
-        self._source = iter(source)
+        self._source = enumerate(source)
         self._lock = Lock()
 
-    def next(self) -> Maker | None:
+    def next(self) -> tuple[int, Maker] | None:
         with self._lock:
             return next(islice(self._source, 1), None)
 
@@ -175,13 +190,12 @@ def _sampled(model: Model, head: HeadSpec, names: Sequence[str]) -> onnx.ModelPr
     for number, name in enumerate(names):
         shape = model.shapes.get(name, ())
         output = name
-        step = max(1, max(shape[2:]) // POSITIONS) if len(shape) == 4 else 1
-        step = 1 if name in head.outputs else step
-        if step > 1:
+        steps = [max(1, n // POSITIONS) for n in shape[2:]] if len(shape) == 4 else []
+        if name not in head.outputs and max(steps, default=1) > 1:
             # a pooling of single cells: ONNX Runtime takes it from its blocked layout, where a
             # Slice would make it turn the whole tensor round first
             output = f"onchip_sample_{number}"
-            fields = {"kernel_shape": [1, 1], "strides": [step, step]}
+            fields = {"kernel_shape": [1, 1], "strides": steps}
             graph.node.append(helper.make_node("MaxPool", [name], [output], **fields))
         graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
     return proto

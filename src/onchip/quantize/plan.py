@@ -9,7 +9,9 @@ from msgspec import Struct
 from onchip.graph.read import Model
 from onchip.graph.run import Array
 from onchip.quantize import weights as rounding
+from onchip.quantize.compete import Contest, decide
 from onchip.quantize.correct import bias_shift, by_channel
+from onchip.quantize.influence import Influence
 from onchip.quantize.ranges import Range, choose, fit, limits, rounded
 from onchip.quantize.regions import Layer, Regions
 from onchip.quantize.stats import Stats
@@ -40,22 +42,42 @@ class TensorPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One layer's precision, with the weight scales (per output channel) and bias correction."""
+    """One layer's precision, with the weight scales (per output channel) and bias correction.
+
+    `codes` are its weights where they are not simply rounded to the nearest: a byte each, in the
+    order of the float ones.
+    """
 
     node: str
     precision: str  # "int8", "int16" (its output; weights stay in 8 bits) or a float
     reason: str
     scales: tuple[float, ...] = ()
-    bias_shift: tuple[float, ...] = ()
+    bias_shift: tuple[float, ...] = ()  # is taken from the float bias
+    codes: bytes = b""
+
+    def coded(self, weights: Array, quant: QuantSpec) -> npt.NDArray[np.int8]:
+        """Return the layer's weights `(out, in, ...)` as codes."""
+        if self.codes:
+            return np.frombuffer(self.codes, np.int8).reshape(weights.shape)
+        return rounding.codes(weights, np.asarray(self.scales, np.float32), quant)
+
+    def rounded(self, weights: Array, quant: QuantSpec) -> npt.NDArray[np.float32]:
+        """Return what the layer's codes stand for, in the shape of `weights`."""
+        scales = np.asarray(self.scales, np.float32).reshape((-1,) + (1,) * (weights.ndim - 1))
+        return np.asarray(self.coded(weights, quant) * scales, np.float32)
 
 
 class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a network becomes integers on one chip, and why."""
+    """How a network becomes integers on one chip, and why.
+
+    `contests` tell who won the range of each group of tensors, where rules competed for it.
+    """
 
     quant: QuantSpec
     images: int
     tensors: tuple[TensorPlan, ...]
     layers: tuple[LayerPlan, ...]
+    contests: tuple[Contest, ...] = ()
 
     @property
     def floats(self) -> tuple[str, ...]:
@@ -73,10 +95,11 @@ class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         width = max((len(x.node) for x in self.layers), default=4)
         lines += [f"{x.node:<{width}}  {x.precision:<8} {x.reason}".rstrip() for x in self.layers]
         width = max((len(t.name) for t in self.tensors), default=4)
-        lines += ["", f"{'tensor':<{width}}  {'scale':>10}  zero  {'SQNR dB':>8}  shares"]
+        lines += ["", f"{'tensor':<{width}}  {'scale':>10}  zero  {'SQNR dB':>8}  range"]
+        won = {c.group: c.describe() for c in self.contests}
         lines += [
             f"{t.name:<{width}}  {t.scale:>10.3g}  {t.zero:>4}  {t.sqnr_db:>8.1f}  "
-            f"{t.group if t.group != t.name else ''}".rstrip()
+            f"{f'that of {t.group}' if t.group != t.name else won.get(t.name, '')}".rstrip()
             for t in self.tensors
         ]
         return "\n".join(lines)
@@ -92,6 +115,7 @@ def make_plan(
     images: int,
     reasons: Mapping[str, str] | None = None,
     wide: Sequence[str] = (),
+    felt: Mapping[str, Influence] | None = None,
 ) -> QuantPlan:
     """Decide scales, zero points and bias corrections.
 
@@ -104,9 +128,11 @@ def make_plan(
         images: how many images were observed.
         reasons: why a layer stays in float, by node.
         wide: nodes of the layers whose output gets 16 bits.
+        felt: what errors in tensors do to the detections. Where it is known, rules compete for a
+            range by that; elsewhere the least power of the error decides.
     """
     sixteen = _sixteen(regions, wide)
-    ranges = _ranges(model, regions, seen, quant, spec, sixteen)
+    ranges, contests = _ranges(model, regions, seen, quant, spec, sixteen, felt or {})
     tensors = tuple(
         TensorPlan(
             name=t,
@@ -130,7 +156,7 @@ def make_plan(
         )
         for x in regions.layers
     )
-    return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers)
+    return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers, contests=contests)
 
 
 def _float(quant: QuantSpec) -> str:
@@ -159,24 +185,30 @@ def _ranges(
     quant: QuantSpec,
     spec: InputSpec,
     sixteen: frozenset[str],
-) -> dict[str, Range]:
+    felt: Mapping[str, Influence],
+) -> tuple[dict[str, Range], tuple[Contest, ...]]:
+    """Return the range of each group of tensors, and how those were won that were contested."""
     members: dict[str, list[str]] = {}
     for tensor, root in regions.groups.items():
         members.setdefault(root, []).append(tensor)
     found: dict[str, Range] = {}
+    contests: list[Contest] = []
     eight, more = quant, quant.with_bits(16)
     for root, names in members.items():
         quant = more if root in sixteen else eight
+        reads = {regions.reads.get(n, "") for n in names}
+        reader = reads.pop() if len(reads) == 1 else ""
         if spec.name in names and spec.uniform:
             found[root] = _pixels(spec, quant)
         elif all(_is_unit(model, n) for n in names):
             found[root] = Range(*_unit(quant), 0.0)
+        elif (won := decide(model, root, names, seen, felt, reader, quant)) is not None:
+            found[root] = won[0]
+            contests.append(won[1])
         else:
             stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
-            reads = {regions.reads.get(n, "") for n in names}
-            reader = reads.pop() if len(reads) == 1 else ""
             found[root] = choose(stats, reader, quant)
-    return found
+    return found, tuple(contests)
 
 
 def _pixels(spec: InputSpec, quant: QuantSpec) -> Range:
@@ -227,6 +259,8 @@ def _layer_plan(
         known = high is not None and data.bits == quant.bits
         largest = _largest_codes(high, data, quant) if known and high is not None else None
     scales = rounding.scales(weight, quant, largest)
+    if data is not None and data.bits == quant.bits:
+        scales = rounding.with_room(scales, _bias(layer, model), data.scale, quant)
     codes = rounding.codes(weight, scales, quant)
     rounded = codes * scales.reshape((-1,) + (1,) * (weight.ndim - 1))
     means = by_channel(model, seen, layer.data, lambda s: s.mean)
@@ -240,6 +274,12 @@ def _layer_plan(
         scales=tuple(float(v) for v in scales),
         bias_shift=shift,
     )
+
+
+def _bias(layer: Layer, model: Model) -> Array:
+    """The float bias of a layer, `(out,)` or one zero."""
+    names = model.producers[layer.raw].input[2:]
+    return np.asarray(model.constants[names[0]] if names and names[0] else [0.0], np.float32)
 
 
 def _largest_codes(

@@ -5,8 +5,8 @@ that fare worst in 8 bits are tried one by one: the layers that make and read on
 network is run, and what gains most is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.quantize.emit import emit
+from onchip.quantize.influence import Influence
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.regions import Layer, divide
 from onchip.quantize.stats import Stats
@@ -47,6 +48,8 @@ class Search:
     plan: QuantPlan
     probes: Tensors
     wanted: Sequence[Mapping[str, Array]]
+    felt: Mapping[str, Influence] = field(default_factory=dict)
+    finished: Callable[[QuantPlan], QuantPlan] = lambda plan: plan  # what comes after the search
 
     @classmethod
     def begin(
@@ -57,10 +60,13 @@ class Search:
         seen: Mapping[str, Stats],
         plan: QuantPlan,
         probes: Tensors,
+        felt: Mapping[str, Influence] | None = None,
+        finished: Callable[[QuantPlan], QuantPlan] = lambda plan: plan,
     ) -> "Search":
         """Run the float network on the probes, once."""
         run = Runner(model.bytes)
-        return cls(model, head, spec, seen, plan, probes, [run(t) for t in probes])
+        wanted = [run(t) for t in probes]
+        return cls(model, head, spec, seen, plan, probes, wanted, felt or {}, finished)
 
     @property
     def to_float(self) -> bool:
@@ -90,10 +96,12 @@ class Search:
             images=self.plan.images,
             reasons=raised,
             wide=self.plan.wide if self.to_float else tuple(raised),
+            felt=self.felt,
         )
 
     def graph(self, plan: QuantPlan) -> bytes:
-        """The plan as a graph that takes float inputs."""
+        """The plan, finished, as a graph that takes float inputs."""
+        plan = self.finished(plan)
         regions = divide(self.model, self.head, plan.quant, plan.floats)
         return bytes(emit(self.model, regions, plan).SerializeToString())
 
@@ -124,27 +132,9 @@ def _loss(
     return score_loss(head, size, wanted, [run(t) for t in probes])
 
 
-def choose_precision(
-    model: Model,
-    head: HeadSpec,
-    spec: InputSpec,
-    seen: Mapping[str, Stats],
-    plan: QuantPlan,
-    probes: Tensors,
-    limit: int = 3,
-) -> Precision:
-    """Return the plan, with at most `limit` more layers raised if it strays too far.
-
-    Args:
-        model: the cut float graph.
-        head: how to read its end.
-        spec: its input.
-        seen: what was observed of its tensors.
-        plan: everything that can be in integers is.
-        probes: a few inputs on which to measure.
-        limit: the most layers to raise.
-    """
-    search = Search.begin(model, head, spec, seen, plan, probes)
+def choose_precision(search: Search, limit: int = 3) -> Precision:
+    """Return the plan, with at most `limit` more layers raised if it strays too far."""
+    plan = search.plan
     loss = search.loss(plan)
     if loss <= GATE or not limit:
         return Precision(plan, loss, warning(loss))
@@ -199,7 +189,13 @@ def candidates(search: Search, limit: int) -> Iterator[tuple[Layer, ...]]:
     """Yield sets of at most `limit` layers around the tensors that suffer most in few bits."""
     regions = divide(search.model, search.head, search.plan.quant, search.plan.floats)
     layers = {x.node: x for x in regions.layers if x.node in regions.integer}
-    ranked = sorted(layers.values(), key=lambda x: -_imbalance(search.seen, x))
+    harms = {c.group: c.harm for c in search.plan.contests}
+
+    def suffers(layer: Layer) -> tuple[float, float]:
+        groups = {regions.groups[t] for t in (layer.raw, layer.output) if t in regions.groups}
+        return sum(harms.get(g, 0.0) for g in groups), _imbalance(search.seen, layer)
+
+    ranked = sorted(layers.values(), key=suffers, reverse=True)
     for layer in ranked[:TRIALS]:
         around = (layer, *_readers(search.model, layer, layers))
         if len(around) <= limit:

@@ -16,6 +16,7 @@ Values = npt.NDArray[np.float64]
 CELLS = 512  # to which a histogram is coarsened before the search
 KEEP = np.concatenate([np.linspace(1, 0.5, 26), np.geomspace(0.48, 0.05, 14)])
 POWER = 2.4  # of the error: between the mean square and the largest; measured, see the benchmarks
+NOTHING = 1e-20  # a range below this is none: its scale times a weight's is no normal float32
 SURE = 3.0  # scores up to sigmoid(3) = 0.95 must have codes, seen or not
 
 
@@ -47,15 +48,33 @@ def rounded(values: Array, scale: float, zero: int, quant: QuantSpec) -> Array:
 def fit(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
     """Return the scale and zero point that cover `low` to `high` and hold zero exactly.
 
-    >>> fit(0.0, 1.0, QuantSpec())
-    (0.00392156862745098, 0)
+    Where nothing but zero is to be covered, it is 0 to 1: any scale says zero, and this one fits
+    what reads the tensor.
+
+    >>> fit(0.0, 1.0, QuantSpec()) == fit(0.0, 0.0, QuantSpec())
+    True
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (quant.qmax - quant.qmin), 1e-12)
+    if high - low < NOTHING:
+        low, high = 0.0, 1.0
+    scale = (high - low) / (quant.qmax - quant.qmin)
     zero = min(max(round(quant.qmin - low / scale), quant.qmin), quant.qmax)
     if zero == quant.barred_zero:
         return _beside(low, high, quant)
     return float(scale), zero
+
+
+def fits(ends: Sequence[tuple[float, float]], quant: QuantSpec) -> tuple[Values, Values]:
+    """Return the scales and zero points of many ranges at once."""
+    if quant.barred_zero is not None:
+        pairs = [fit(*e, quant) for e in ends]
+        return np.asarray([p[0] for p in pairs]), np.asarray([p[1] for p in pairs], np.float64)
+    low, high = np.asarray(ends, np.float64).T
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    nothing = high - low < NOTHING
+    low, high = np.where(nothing, 0.0, low), np.where(nothing, 1.0, high)
+    scale = (high - low) / (quant.qmax - quant.qmin)
+    return scale, np.clip(np.rint(quant.qmin - low / scale), quant.qmin, quant.qmax)
 
 
 def _beside(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
@@ -101,9 +120,7 @@ class _Trial:
 
     def errors(self, ends: Sequence[tuple[float, float]]) -> Values:
         """What rounding changes in the reader's result: `(ranges, values)`."""
-        pairs = [fit(*e, self.quant) for e in ends]
-        scale = np.asarray([p[0] for p in pairs])[:, None]
-        zero = np.asarray([p[1] for p in pairs])[:, None]
+        scale, zero = (found[:, None] for found in fits(ends, self.quant))
         codes = np.clip(np.rint(self.centers / scale) + zero, self.quant.qmin, self.quant.qmax)
         f = function(self.reader)
         return np.asarray(f((codes - zero) * scale) - f(self.centers))

@@ -230,9 +230,11 @@ def _reads(
     model: Model, found: tuple[Layer, ...], head: HeadSpec, integer: set[str]
 ) -> dict[str, str]:
     reads = {x.raw: x.activation for x in found if x.activation and x.node in integer}
-    for tensor in head.tensors:
-        whole = tensor.role == "all" or (tensor.role in ("class", "object"))
-        alone = sum(t.name == tensor.name for t in head.tensors) == 1
-        if whole and alone and not tensor.activated and head.scoring != "softmax":
-            reads[tensor.name] = "sigmoid"
+    if head.scoring == "softmax":
+        return reads
+    whole = {"box", "class", "object", "all"} if head.coding == "anchor" else {"class", "object"}
+    for name in head.outputs:  # what the decoder takes the sigmoid of
+        parts = [t for t in head.tensors if t.name == name]
+        if all(t.role in whole and not t.activated for t in parts):
+            reads[name] = "sigmoid"
     return reads

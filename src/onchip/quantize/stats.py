@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onchip.errors import InputError
 from onchip.graph.run import Array
 
 BINS = 1024  # at least half of them used on the wider side of zero
@@ -26,19 +27,28 @@ class Stats:
     samples: int = 0  # per channel
 
     def add(self, values: Array, weights: npt.NDArray[np.float64]) -> None:
-        """Take in one sample `(channels, n)`, whose places count as `weights (n,)` say."""
-        low, high = values.min(axis=1), values.max(axis=1)
-        self._widen(max(float(-low.min()), float(high.max())))
-        index = values.ravel() * np.float32(2.0**-self.exponent)
-        index += BINS  # positive now, so that the cast rounds down
+        """Take in one sample `(channels, n)`, whose places count as `weights (n,)` say.
+
+        Raises:
+            InputError: a value is NaN or infinite.
+        """
+        total = _sums(values)
+        index = self.places(values)
         each = np.broadcast_to(weights, values.shape).ravel()
-        self.counts += np.bincount(index.astype(np.int32), each, minlength=2 * BINS)
+        self.counts += np.bincount(index, each, minlength=2 * BINS)
+        low, high = values.min(axis=1), values.max(axis=1)
         first = not self.samples
-        total = (values @ np.ones(values.shape[1], np.float32)).astype(np.float64)
         self.total = total if first else self.total + total
         self.low = low if first else np.minimum(self.low, low)
         self.high = high if first else np.maximum(self.high, high)
         self.samples += values.shape[1]
+
+    def places(self, values: Array) -> npt.NDArray[np.int32]:
+        """Return the bin of each value, and make room for them all."""
+        self._widen(max(float(-values.min()), float(values.max())))
+        index = values.ravel() * np.float32(2.0**-self.exponent)
+        index += BINS  # positive now, so that the cast rounds down
+        return index.astype(np.int32)
 
     def merge(self, other: "Stats") -> None:
         """Take in what another observer saw of the same tensor."""
@@ -47,9 +57,9 @@ class Stats:
         self._widen(2.0**other.exponent * BINS * 0.75)
         counts, exponent = other.counts, other.exponent
         while exponent < self.exponent:
-            counts, exponent = _fold(counts), exponent + 1
+            counts, exponent = fold(counts), exponent + 1
         while self.exponent < exponent:
-            self.counts, self.exponent = _fold(self.counts), self.exponent + 1
+            self.counts, self.exponent = fold(self.counts), self.exponent + 1
         self.counts = self.counts + counts
         first = not self.samples
         self.total = other.total if first else self.total + other.total
@@ -60,7 +70,7 @@ class Stats:
     def _widen(self, magnitude: float) -> None:
         """Fold the histogram until `magnitude` falls inside it."""
         while magnitude >= (BINS - 1) * 2.0**self.exponent:
-            self.counts, self.exponent = _fold(self.counts), self.exponent + 1
+            self.counts, self.exponent = fold(self.counts), self.exponent + 1
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
@@ -79,7 +89,21 @@ class Stats:
         return seen / seen.sum()
 
 
-def _fold(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _sums(values: Array) -> npt.NDArray[np.float64]:
+    """Return the sum of each row."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = (values @ np.ones(values.shape[1], np.float32)).astype(np.float64)
+        if not np.isfinite(total).all():  # the sum alone may be too large for float32
+            total = values.astype(np.float64).sum(axis=1)
+    if not np.isfinite(total).all():
+        raise InputError(
+            "an activation is NaN or infinite",
+            "run the network in float on each photo: it, or the photo, is damaged",
+        )
+    return total
+
+
+def fold(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Halve the resolution: bins 2i and 2i+1, counted from zero, become one."""
     folded = np.zeros_like(counts)
     folded[BINS // 2 : BINS // 2 + BINS] = counts.reshape(-1, 2).sum(axis=1)

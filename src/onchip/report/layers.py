@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from html import escape
 
-from onchip.analyze import Analysis
+import numpy as np
+
+from onchip.analyze import Analysis, told
 from onchip.artifact import Artifact
 from onchip.measure.layers import NO_NOISE, LayerError
 from onchip.report import document as html
 from onchip.report.text import table, verdicts
 
 WORST = 12  # layers in the text
-HEAD = ("layer", "op", "own cos", "own dB", "total cos", "total dB", "cut off", "outlier")
+HEAD = (
+    *("layer", "op", "own cos", "own dB", "total cos", "total dB"),
+    *("cut off", "at ends", "dead", "outlier"),
+)
 VENDOR = ("vendor own", "vendor total")
 
 
@@ -39,12 +44,7 @@ def text(found: Analysis, *, whole: bool = False) -> str:
 
 
 def _more(found: Analysis) -> list[str]:
-    lines = [c.message for c in found.causes]
-    lines += [
-        f"{f.node}: {f.message} (repaired: heads {f.win_db:+.1f} dB, agreement {f.win:+.1%})"
-        for f in found.faults
-    ]
-    return lines[1:]
+    return [told(f) for f in found.order[1:]]
 
 
 def _row(error: LayerError, found: Analysis) -> list[str]:
@@ -55,13 +55,31 @@ def _row(error: LayerError, found: Analysis) -> list[str]:
         _decibels(error.own.sqnr_db),
         f"{error.total.cosine:.5f}",
         _decibels(error.total.sqnr_db),
-        f"{error.saturated:.1%}" if error.saturated >= 0.0005 else "",
-        f"{error.outlier:.1f}" if error.outlier > 1 else "",
+        _share(error.saturated),
+        _share(_stuck(error)),
+        f"{len(silent(error))}/{error.channels}" if silent(error) else "",
+        f"{error.weights.outlier:.1f}" if error.weights.outlier > 1 else "",
     ]
     if found.vendor:
         theirs = found.vendor.get(error.tensor)
         cells += [f"{theirs.own_cosine:.5f}", f"{theirs.total_cosine:.5f}"] if theirs else ["", ""]
     return cells
+
+
+def silent(error: LayerError) -> list[int]:
+    """Channels that say nothing: constant on the images, without weights, or never off one code."""
+    return sorted({*error.constant, *error.weights.zero, *error.dead})
+
+
+def _stuck(error: LayerError) -> float:
+    """The share of values on the lowest or the highest code, where values go on beyond it."""
+    step = (error.code_high - error.code_low) / 255
+    beyond = error.low < error.code_low - step, error.high > error.code_high + step
+    return sum(part for part, more in zip(error.ends, beyond, strict=True) if more)
+
+
+def _share(part: float) -> str:
+    return f"{part:.1%}" if part >= 0.0005 else ""
 
 
 def _decibels(value: float) -> str:
@@ -75,7 +93,11 @@ def data(found: Analysis) -> dict[str, object]:
         "images": found.images,
         "agreement": round(found.agreement, 5),
         "first": found.first,
-        "causes": [{"code": c.code, "message": c.message} for c in found.causes],
+        "code": found.code or None,
+        "layer": found.place or None,
+        "causes": [
+            {"code": c.code, "message": c.message, "layer": c.layer or None} for c in found.causes
+        ],
         "faults": [
             {
                 "layer": f.node,
@@ -106,11 +128,19 @@ def _layer(error: LayerError, found: Analysis) -> dict[str, object]:
         "possible_db": round(error.possible_db, 2),
         "values": [error.low, error.high],
         "codes": [error.code_low, error.code_high],
+        "range_db": round(error.range_db, 2),
         "saturated": round(error.saturated, 6),
+        "at_ends": [round(v, 6) for v in error.ends],
+        "channels": error.channels,
         "dead_channels": list(error.dead),
+        "constant_channels": list(error.constant),
+        "zero_weight_channels": list(error.weights.zero),
         "shift_steps": round(error.shift, 3),
-        "weight_db": round(error.weight_db, 2),
-        "weight_outlier": round(error.outlier, 2),
+        "weight_db": round(error.weights.db, 2),
+        "weight_possible_db": round(error.weights.possible_db, 2),
+        "weight_outlier": round(error.weights.outlier, 2),
+        "weight_outlier_channel": error.weights.channel,
+        "histogram": _histogram(error),
         "vendor": None
         if theirs is None
         else {
@@ -118,6 +148,19 @@ def _layer(error: LayerError, found: Analysis) -> dict[str, object]:
             "total": {"cosine": theirs.total_cosine, "distance": theirs.total_distance},
         },
     }
+
+
+def _histogram(error: LayerError) -> dict[str, object]:
+    (low, high), parts = _bars(error)
+    return {"low": low, "high": high, "parts": [round(v, 6) for v in parts]}
+
+
+def _bars(error: LayerError) -> tuple[tuple[float, float], list[float]]:
+    """The share of the float values in bars of one width, over all values and all codes."""
+    ends = min(error.low, error.code_low), max(error.high, error.code_high)
+    centers = np.clip(error.seen.centers, *ends)
+    parts, _ = np.histogram(centers, BARS, ends, weights=error.seen.weights)
+    return ends, [float(v) for v in parts]
 
 
 def _error(cosine: float, distance: float, decibels: float) -> dict[str, float]:
@@ -128,13 +171,18 @@ def _error(cosine: float, distance: float, decibels: float) -> dict[str, float]:
     }
 
 
+BARS = 48
 PLOT = (960, 240)  # pixels
+SMALL = (320, 72)
+RARE = 1e-5  # the share that a histogram's lowest bar stands for
 TOP = 60.0  # dB at the upper end of the plot
 MORE_STYLE = """
 svg { width: 100%; height: auto; background: #8881; border-radius: 4px }
 .own { fill: #0969da } .total { fill: none; stroke: #cf222e; stroke-width: 2 }
 .axis { fill: currentColor; font: 11px system-ui } .grid { stroke: #8884 }
 td:nth-child(2), th:nth-child(2) { text-align: left }
+.values { fill: #0969da } .codes { fill: #1a7f3733; stroke: #1a7f37 }
+figcaption { font-size: .8rem; overflow-wrap: anywhere }
 """
 
 
@@ -153,6 +201,13 @@ def page(made: Artifact, found: Analysis) -> str:
         "layers before it; higher is better.</p>",
         _plot(found.errors),
         html.table(head, [_row(e, found) for e in found.errors]),
+        "<h2>Values and codes</h2>",
+        "<p>How often each value is seen (the higher the more; steps of the height are powers of "
+        "ten), and in green the range that has codes. Values outside are cut off; a range far "
+        "wider than the values is coarse.</p>",
+        '<div class="plots">',
+        *(_values(e) for e in found.errors),
+        "</div>",
     ]
     return html.document(title, parts)
 
@@ -185,3 +240,28 @@ def _plot(errors: Sequence[LayerError]) -> str:
         line.append(f"{x + step / 2:.1f},{y(error.total.sqnr_db):.1f}")
     parts.append(f'<polyline class="total" points="{" ".join(line)}"/></svg>')
     return "".join(parts)
+
+
+def _values(error: LayerError) -> str:
+    """A histogram of a tensor's values, with the range of its codes drawn behind."""
+    width, height = SMALL
+    ends, parts = _bars(error)
+    tall = np.clip(1 - np.log(np.maximum(parts, RARE)) / np.log(RARE), 0, 1) * (height - 8)
+    step = width / BARS
+    bars = "".join(
+        f"M{i * step:.1f} {height}v-{v:.1f}h{step * 0.9:.1f}v{v:.1f}z"
+        for i, v in enumerate(tall)
+        if v > 0
+    )
+    x = [(v - ends[0]) / max(ends[1] - ends[0], 1e-12) * width
+         for v in (error.code_low, error.code_high)]  # fmt: skip
+    codes = f"M{x[0]:.1f} 0V{height}H{x[1]:.1f}V0z"
+    said = (
+        f"values {error.low:.4g} to {error.high:.4g}, codes {error.code_low:.4g} to "
+        f"{error.code_high:.4g}; {_stuck(error):.1%} at the ends"
+    )
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(said)}">'
+        f'<path class="codes" d="{codes}"/><path class="values" d="{bars}"/></svg>'
+        f"<figcaption>{escape(error.node)}: {said}</figcaption></figure>"
+    )

@@ -16,7 +16,7 @@ def compiled(job: Job, tools: Mapping[str, str]) -> Compiled:
         spec = replace(job.input, dtype="uint8" if job.input.uniform else "float32")
         return Compiled(end_in_codes(job.qdq), "onnx", spec, dict(tools))
     proto = onnx.ModelProto.FromString(job.qdq)
-    decoded(proto, job.model, job.head, job.input)
+    decoded(proto, job.network, job.head, job.input)
     taking_bytes(proto, job.input)
     spec = replace(job.input, dtype="uint8")
     return Compiled(proto.SerializeToString(), "onnx", spec, dict(tools), head=table(job.head))

@@ -46,12 +46,14 @@ class NoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Task:
     """What is known of a build before there is a plan.
 
-    `options` is of the target's own type. `photos` makes so many calibration inputs (0 is all)
-    as a given spec wants them, one by one; none where the user gave no photos. `key` names what
-    is compiled. `kept` are the payloads of the artifact as it stands.
+    `model` is the cut network, `network` the one that a plan is of: the same, or rewritten into one
+    that loses less. `options` is of the target's own type. `photos` makes so many calibration
+    inputs (0 is all) as a given spec wants them, one by one; none where the user gave no photos.
+    `key` names what is compiled. `kept` are the payloads of the artifact as it stands.
     """
 
     model: "Model"
+    network: "Model"
     head: HeadSpec
     input: InputSpec
     options: Struct = field(default_factory=NoOptions)
@@ -239,9 +241,10 @@ def in_turn(session: Session) -> "Callable[[npt.NDArray[np.generic]], Tensors]":
 class Target(ABC):
     """One chip family: its arithmetic, its compiler, its runtime.
 
-    `verified` says what was run to check the target, and on what. `uses_photos` says that its
-    compiler can quantize too; `reproducible` that building twice gives the same bytes. `frigate`
-    are the types of Frigate's detectors that run its files, best first.
+    `verified` says what was run to check the target, and on what. `takes_plan` says that it runs
+    the plan's own network, not what its compiler makes of the float one. `uses_photos` says that
+    its compiler can quantize too; `reproducible` that building twice gives the same bytes.
+    `frigate` are the types of Frigate's detectors that run its files, best first.
     """
 
     name: ClassVar[str]
@@ -249,6 +252,7 @@ class Target(ABC):
     quant: ClassVar[QuantSpec]
     options: ClassVar[type[Struct]] = NoOptions
     verified: ClassVar[str] = ""
+    takes_plan: ClassVar[bool] = True
     uses_photos: ClassVar[bool] = False
     reproducible: ClassVar[bool] = True
     frigate: ClassVar[tuple[str, ...]] = ()

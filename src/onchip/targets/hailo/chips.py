@@ -65,6 +65,7 @@ class Hailo(Target):
     )
     options = HailoOptions
     verified = "planned against Hailo's zoo; its compiler and a chip by stand-ins only, never run"
+    takes_plan = False
     uses_photos = True
     reproducible = False
     line: ClassVar[str] = "3"  # of the compiler

@@ -279,7 +279,7 @@ def _model(job: Task, options: RknnOptions, way: str) -> bytes:
 
     if way == "onchip":
         assert isinstance(job, Job)
-        proto = written(job.model, job.head, job.plan)
+        proto = written(job.network, job.head, job.plan)
     else:
         proto = lowered(job.model.proto)
     if job.layout == "frigate":
@@ -368,12 +368,17 @@ def simulator(chip: str, artifact: Artifact, options: RknnOptions) -> Simulator:
     from onchip.quantize.plan import QuantPlan
 
     manifest = artifact.manifest
-    model = read.Model(read.parse(artifact.payload("cut"), "cut.onnx"), manifest.source_sha256)
+    planned = "planned" if "planned" in artifact.payloads else "cut"
+    model, network = (
+        read.Model(read.parse(artifact.payload(n), f"{n}.onnx"), manifest.source_sha256)
+        for n in ("cut", planned)
+    )
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
     way = way_of(artifact)
     photos = _unpacked(artifact) if way == "vendor" else np.zeros((0,))
     job = Job(
         model=model,
+        network=network,
         head=manifest.head,
         input=manifest.input,
         options=options,

@@ -178,6 +178,8 @@ def _weights(
     # channels that are all but zero: their bias must fit, and kernels take no scale at all
     least = np.maximum(np.abs(bias) / (WIDEST * x.scale), FINEST * made.scale / x.scale)
     scales = np.maximum(np.asarray(layer.scales), least).astype(np.float32)
+    if layer.codes:
+        values = layer.rounded(values, w.plan.quant)
     codes = rounding.codes(values, scales, w.plan.quant).transpose(axes)
     weight = w.file.constant(weight_name, codes, Scales(scales, axis=axes.index(0)))
     steps = (scales * np.float32(x.scale)).astype(np.float32)

@@ -26,7 +26,7 @@ def written(job: Job, ends: Ends | None = None) -> bytes:
     Raises:
         UnsupportedError: the format has no operator for a node.
     """
-    writer = Writer(File(), job.model, job.plan)
+    writer = Writer(File(), job.network, job.plan)
     start = enter(writer, job.input)
     for step in _steps(job):
         add(writer, step)
@@ -34,19 +34,19 @@ def written(job: Job, ends: Ends | None = None) -> bytes:
             for name in step.outputs:
                 if name in writer.planned:
                     writer.values[name] = writer.rounded(writer.values[name], name)
-    made = ends(writer) if ends else [_end(writer, o.name) for o in job.model.outputs]
+    made = ends(writer) if ends else [_end(writer, o.name) for o in job.network.outputs]
     return writer.file.written([start.number], made)
 
 
 def _steps(job: Job) -> list[Step]:
     """The nodes in their order; an activation that a layer computes by itself is part of it."""
-    regions = divide(job.model, job.head, job.plan.quant, job.plan.floats)
+    regions = divide(job.network, job.head, job.plan.quant, job.plan.floats)
     clamped = {
         x.node: x for x in regions.layers if x.activation in CLAMPS and x.node in regions.integer
     }
     dropped = {x.members[1] for x in clamped.values()}
     steps = []
-    for node in job.model.proto.graph.node:
+    for node in job.network.proto.graph.node:
         if node.name in dropped or node.op_type == "Constant":
             continue
         layer = clamped.get(node.name)
