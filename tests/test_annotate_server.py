@@ -558,6 +558,12 @@ def test_the_command_says_where_it_is_and_ctrl_c_ends_it(folder: Path) -> None:
     assert started.returncode == 0 and "Traceback" not in err, err
 
 
+def test_an_end_may_be_asked_for_before_it_serves(folder: Path) -> None:
+    with Server(Wanted(folder)) as server:
+        server.stop()
+        server.run()  # returns
+
+
 def test_the_ssh_command_can_be_run_as_it_stands() -> None:
     assert tunnel(8000, {}) == ""
     found = tunnel(8000, {"SSH_CONNECTION": "1.1.1.1 2 fe80::5 2222", "USER": "o'neil"})

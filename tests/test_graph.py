@@ -329,3 +329,24 @@ def test_fuzzed_models_end_in_one_clear_error(
             continue
     assert passed < 120
     assert capfd.readouterr().out == ""  # results alone belong on stdout
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_focus_becomes_one_convolution(twice: bool, tmp_path: Path) -> None:
+    net = graphs.Net(width=32, height=32)
+    ends = 1 << 40
+    quarters = []
+    for row, column in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        at = ([[row], [ends], [2], [2]], [[column], [ends], [3], [2]])
+        if not twice:
+            at = ([[row, column], [ends, ends], [2, 3], [2, 2]],)
+        quarter = "images"
+        for window in at:
+            quarter = net.op("Slice", quarter, *(net.const(w, np.int64) for w in window))
+        quarters.append(quarter)
+    made = net.conv(net.op("Concat", *quarters, axis=1), 12, 8, 3)
+    path = tmp_path / "m.onnx"
+    onnx.save(net.model({"map": made}), path)
+    found = clean(read(path))
+    assert [n.op_type for n in found.model.proto.graph.node] == ["Conv"]
+    assert found.difference < 1e-5

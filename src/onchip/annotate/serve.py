@@ -73,7 +73,7 @@ class Server(Closing):
         return listen.url(self.host, self.port, self.door.token)
 
     def run(self) -> None:
-        """Serve until Ctrl-C, which is raised once all is closed, or `stop`."""
+        """Serve until Ctrl-C, or `stop`, which may come first."""
         if self.proposals is not None:
             self.proposals.start()
         self._server.run(sockets=[self.socket])

@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -37,14 +36,14 @@ def annotate_verb(
     Escape leaves without saving; ? shows the rest. Only this machine can open the page.
     """
     from onchip.annotate.serve import Server, Wanted
+    from onchip.cli.stopping import stopping
     from onchip.web.listen import open_browser, tunnel
 
     wanted = Wanted(
         photos, names(classes), coco, model, conf, host, port,
         _password(host, password_file), shlex.join(["onchip", *sys.argv[1:]]),
     )  # fmt: skip
-    # Once the address is said, Ctrl-C is how this ends.
-    with Server(wanted, print_new_link) as server, suppress(KeyboardInterrupt):
+    with Server(wanted, print_new_link) as server, stopping(server.stop):
         ssh = tunnel(server.port, os.environ) if server.door.local else ""
         if as_json:
             count = sum(not p.fault for p in server.photos.all)

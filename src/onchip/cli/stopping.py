@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 IMPATIENT = 3.0  # seconds after the first Ctrl-C, from which the next one does not wait
@@ -37,10 +37,13 @@ class Stop:
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping(then: Callable[[], None] = lambda: None) -> Iterator[Stop]:
     """Give what is set by Ctrl-C or SIGTERM. Another one, some seconds later, interrupts.
 
     Not at once: what starts programs often passes on a signal that they got already.
+
+    Args:
+        then: is called in the signal as well, for what waits in its own way. It takes no lock.
     """
     near, far = socket.socketpair()
     stop = Stop(near, far)
@@ -49,6 +52,7 @@ def stopping() -> Iterator[Stop]:
         if stop.asked is not None and time.monotonic() - stop.asked > IMPATIENT:
             raise KeyboardInterrupt
         stop.set()
+        then()
 
     known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     with near, far:
