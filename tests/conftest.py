@@ -21,6 +21,7 @@ from onchip.toolchains import install
 import graphs
 
 ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "src" / "onchip" / "demo" / "detector.onnx"
 
 
 collect_ignore = [
@@ -113,6 +114,25 @@ class Cli:
         assert code in (None, done.returncode), f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Photos for the demo's detector."""
+    from onchip.demo.scenes import write
+    from onchip.vision.preprocess import find_images
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write(folder, 16, 800_000, "train")
+    return find_images(folder / "images" / "train")
+
+
+@pytest.fixture(scope="session")
+def parsed(scenes: list[Path]) -> Any:
+    """The demo's detector, parsed for the CPU."""
+    from onchip.build import parse
+
+    return parse(DEMO, "cpu", scenes)
 
 
 @pytest.fixture(scope="session")

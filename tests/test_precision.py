@@ -11,29 +11,14 @@ from onnx import numpy_helper
 
 from onchip.artifact import Artifact, load
 from onchip.build import Options, build, cut_model, optimize, parse, quantized
-from onchip.demo.scenes import write
 from onchip.errors import InputError, UnsupportedError
 from onchip.graph.run import Runner
 from onchip.quantize.plan import QuantPlan
 from onchip.quantize.recipe import PLAIN, RECIPES
-from onchip.vision.preprocess import find_images
 
-from conftest import Cli
+from conftest import DEMO, Cli
 
-MODEL = Path(__file__).parents[1] / "src" / "onchip" / "demo" / "detector.onnx"
 STEM = "/stem/stem.0/stem.0.0/Conv"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("scenes")
-    write(folder, 16, 800_000, "train")
-    return find_images(folder / "images" / "train")
-
-
-@pytest.fixture(scope="module")
-def parsed(scenes: list[Path]) -> Artifact:
-    return parse(MODEL, "cpu", scenes)
 
 
 def plan_of(made: Artifact) -> QuantPlan:
@@ -77,7 +62,7 @@ def test_sixteen_bits_bring_a_layer_nearer(parsed: Artifact, scenes: list[Path])
 
 
 def test_a_plan_of_sixteen_bits_runs_in_the_kernels(scenes: list[Path]) -> None:
-    made = build(MODEL, "cpu", scenes, options=Options(int16=("/stem*",)))
+    made = build(DEMO, "cpu", scenes, options=Options(int16=("/stem*",)))
     from onchip.detect.detector import Detector
 
     with Detector(made) as detector:
@@ -85,11 +70,11 @@ def test_a_plan_of_sixteen_bits_runs_in_the_kernels(scenes: list[Path]) -> None:
 
 
 def test_a_chip_says_what_its_layers_can_be_raised_to(scenes: list[Path]) -> None:
-    made = parse(MODEL, "rk3588", scenes)
+    made = parse(DEMO, "rk3588", scenes)
     with pytest.raises(UnsupportedError, match="rk3588 has no layers in int16") as caught:
         optimize(made, scenes, options=Options(int16=("/stem*",)))
     assert "float16" in caught.value.hint
-    small = parse(MODEL, "rv1106", scenes)
+    small = parse(DEMO, "rv1106", scenes)
     for options in (Options(keep_float=(STEM,)), Options(budget=0.5)):
         with pytest.raises(UnsupportedError, match=r"no layers in float|integers only"):
             optimize(small, scenes, options=options)
@@ -102,7 +87,7 @@ def test_a_sound_plan_needs_no_raised_layer(parsed: Artifact, scenes: list[Path]
 
 
 def test_a_budget_is_reached_with_few_layers(scenes: list[Path], tmp_path: Path) -> None:
-    proto = onnx.load(MODEL)
+    proto = onnx.load(DEMO)
     _spread(proto, 400.0)
     path = tmp_path / "hard.onnx"
     onnx.save(proto, path)

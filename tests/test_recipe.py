@@ -8,25 +8,11 @@ import pytest
 
 from onchip.artifact import Artifact
 from onchip.build import Options, optimize, parse, planned_model
-from onchip.demo.scenes import write
 from onchip.errors import InputError
 from onchip.quantize.plan import QuantPlan
 from onchip.quantize.recipe import ALGORITHMS, PLAIN, RECIPES, recipe
-from onchip.vision.preprocess import find_images
 
-MODEL = Path(__file__).parents[1] / "src" / "onchip" / "demo" / "detector.onnx"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("scenes")
-    write(folder, 16, 800_000, "train")
-    return find_images(folder / "images" / "train")
-
-
-@pytest.fixture(scope="module")
-def parsed(scenes: list[Path]) -> Artifact:
-    return parse(MODEL, "cpu", scenes)
+from conftest import DEMO
 
 
 def made(parsed: Artifact, scenes: Sequence[Path], text: str) -> tuple[QuantPlan, set[str]]:
@@ -93,7 +79,7 @@ def test_best_keeps_the_better_of_two_plans(parsed: Artifact, scenes: list[Path]
 
 
 def test_a_chip_whose_compiler_quantizes_gets_none(scenes: list[Path]) -> None:
-    begun = parse(MODEL, "hailo8l", scenes)
+    begun = parse(DEMO, "hailo8l", scenes)
     plan, _ = made(begun, scenes, "best")
     assert not plan.contests and not any(x.codes for x in plan.layers)
     made_of = optimize(begun, scenes).manifest.stages[1].notes["recipe"]

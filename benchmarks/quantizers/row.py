@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from common import DATA, photos
 from onchip.artifact import load as artifact
-from onchip.dataset.samples import Sample, load, some
+from onchip.dataset.samples import Sample, load
 from onchip.detect.program import Program
 from onchip.graph.run import Runner
+from onchip.sampling import some
 from quantizers.measure import Figures, losses
 from quantizers.network import Network
 from quantizers.peers import PEERS

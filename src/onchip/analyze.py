@@ -19,7 +19,7 @@ from onchip.measure.layers import LayerError, layer_errors
 from onchip.measure.parity import Noise
 from onchip.measure.proof import Cause
 from onchip.progress import Progress, silent
-from onchip.quantize.plan import QuantPlan
+from onchip.quantize.plan import QuantPlan, Raising
 from onchip.spec import Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import VendorError
@@ -33,7 +33,11 @@ SOUND = 0.9  # the agreement from which the head's codes are not suspected
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found. `vendor` is the vendor's own analysis by tensor, where there is one."""
+    """What was found.
+
+    `how` is how the plan was made, line by line, and `raising` what raising layers would win.
+    `vendor` is the vendor's own analysis by tensor, where there is one.
+    """
 
     target: str
     images: int
@@ -41,6 +45,8 @@ class Analysis:
     errors: tuple[LayerError, ...]
     faults: tuple[Fault, ...]
     causes: tuple[Cause, ...]
+    how: tuple[str, ...] = ()
+    raising: tuple[Raising, ...] = ()
     vendor: dict[str, VendorError] = field(default_factory=dict)
     verdicts: tuple[Verdict, ...] = ()
 
@@ -134,9 +140,20 @@ def analyze(
         errors=errors,
         faults=faults,
         causes=causes,
+        how=_how(artifact),
+        raising=plan.raising,
         vendor=vendor,
         verdicts=verdicts,
     )
+
+
+def _how(artifact: Artifact) -> tuple[str, ...]:
+    """The recipe of a plan, and what each of its algorithms did."""
+    manifest = artifact.manifest
+    notes = next((s.notes for s in manifest.stages if s.name == "optimize"), {})
+    codes = manifest.told.get("optimize", ())
+    done = [v.message for v in manifest.verdicts if v.code in codes and v.level == "info"]
+    return (*([f"recipe {notes['recipe']}"] if "recipe" in notes else []), *done)
 
 
 def _program(artifact: Artifact, photos: Sequence[Image]) -> tuple[Cause, ...]:

@@ -213,20 +213,19 @@ def optimize(
     started = time.perf_counter()
     spec, head, model = artifact.manifest.input, artifact.manifest.head, cut_model(artifact)
     photos = Calibration(images, stages.digests(images), spec)
-    probes = photos.probes(model, GUESS_IMAGES)
     floats = _raised(options.keep_float, "float", target, model)
     wide = _raised(options.int16, "int16", target, model)
     work = Work(
-        model,
-        head,
-        spec,
-        target.quant,
-        photos.makers,
-        photos.used,
-        probes,
-        floats,
-        wide,
-        photos.refuse,
+        model=model,
+        head=head,
+        spec=spec,
+        quant=target.quant,
+        images=photos.makers,
+        used=photos.used,
+        probes=photos.probes(model, head, GUESS_IMAGES),
+        floats=floats,
+        wide=wide,
+        refused=photos.refuse,
     )
 
     def raised(search: Search) -> Precision:
@@ -402,10 +401,10 @@ def _within(search: Search, budget: float, images: Sequence[Path], progress: Pro
             "leave --auto-precision away",
         )
     step = max(1, len(images) // BUDGET_IMAGES)
-    photos = _photos(images[::step][:BUDGET_IMAGES], search.head.classes)
+    photos = _photos(images[::step][:BUDGET_IMAGES], search.probes.head.classes)
     known = [p for p in photos if p.truth is not None]
     photos = known if 2 * len(known) >= len(photos) else photos
-    loss = Loss(search.model, search.head, search.spec, photos)
+    loss = Loss(search.model, search.probes.head, search.spec, photos)
     return choose_within(
         search, loss, budget, loss.unit, lambda tried: progress("precision", tried, 0)
     )

@@ -14,12 +14,12 @@ from onchip.artifact import Artifact, check_writable, load, save
 from onchip.build import Options, build, compile_, foresee, left, optimize, parse
 from onchip.cli.options import as_json, command, names, size
 from onchip.cli.output import bars, print_json, print_text, say, somebody
-from onchip.dataset.samples import some
 from onchip.errors import InputError, OnchipError, ToolError
 from onchip.graph.pixels import Pixels, triple
 from onchip.progress import Progress
 from onchip.quantize.recipe import RECIPES, recipe
 from onchip.report import data, text
+from onchip.sampling import some
 from onchip.spec import Color, Layout, Letterboxing
 from onchip.targets import target as targets
 from onchip.targets.target import UNFINISHED

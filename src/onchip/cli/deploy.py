@@ -164,7 +164,7 @@ def _row(row: "Outcome") -> dict[str, object]:
 @contextmanager
 def _images(photos: str | None, count: int) -> Iterator[list[Path]]:
     """Give the images of the proof: the user's, or scenes of the demo."""
-    from onchip.dataset.samples import some
+    from onchip.sampling import some
     from onchip.vision.preprocess import find_images
 
     if photos is not None:

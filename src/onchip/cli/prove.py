@@ -10,7 +10,7 @@ from onchip.artifact import load
 from onchip.cli.options import as_json, command
 from onchip.cli.output import bars, print_json, print_text
 from onchip.dataset import samples
-from onchip.dataset.samples import Dataset, some
+from onchip.dataset.samples import Dataset
 from onchip.detect.detector import Detector
 from onchip.detect.program import FOR_ACCURACY
 from onchip.errors import InputError
@@ -20,6 +20,7 @@ from onchip.measure.latency import latency
 from onchip.measure.proof import Gate
 from onchip.report import data as as_data
 from onchip.report import text
+from onchip.sampling import some
 from onchip.targets.published import published
 from onchip.vision.preprocess import find_images
 

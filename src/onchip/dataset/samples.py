@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from onchip.dataset import folders, yolo
 from onchip.detections import Detections, Floats
 from onchip.errors import InputError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,6 @@ def unlabelled(paths: Sequence[Path], labels: tuple[str, ...]) -> Dataset:
     """Return images without labels as a data set."""
     empty = np.zeros((0, 4), np.float32)
     return Dataset(tuple(Sample(p, empty, ()) for p in paths), labels)
-
-
-def some(items: Sequence[T], count: int) -> list[T]:
-    """Return at most `count` of `items`, spread evenly; 0 is all.
-
-    >>> some("abcdefgh", 3)
-    ['a', 'c', 'f']
-    """
-    if not count or len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def truth_beside(image: Path, classes: int) -> Sample | None:

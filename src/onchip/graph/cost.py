@@ -18,11 +18,11 @@ def cost(model: Model) -> Cost:
         for t in used
         if np.issubdtype(model.constants[t].dtype, np.floating)
     )
-    operations = 2 * sum(_products(node, model) for node in nodes)
+    operations = 2 * sum(products(node, model) for node in nodes)
     return Cost(weights=weights / 1e6, operations=operations / 1e9)
 
 
-def _products(node: onnx.NodeProto, model: Model) -> int:
+def products(node: onnx.NodeProto, model: Model) -> int:
     """How many multiplications a node does; additions are as many."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onchip.errors import ToolError
 from onchip.graph.read import Model
-from onchip.graph.run import Array, Runner, session, translated
+from onchip.graph.run import PARTS, Array, Runner, session, translated
 
 OPSET = 16  # the first with a ScatterElements that adds; nothing before differs in what we read
 
@@ -50,7 +50,9 @@ class BackwardRunner:
 
     def __init__(self, made: Backward, threads: int = 1) -> None:
         with translated("ONNX Runtime cannot load the gradients' graph", kind=ToolError):
-            self._session = session(made.proto.SerializeToString(), threads, fused=False)
+            self._session = session(
+                made.proto.SerializeToString(), threads, optimize=PARTS, spinning=False
+            )
         self._cotangents = made.cotangents
         taken = set(made.cotangents.values())
         self._image = next(i.name for i in self._session.get_inputs() if i.name not in taken)

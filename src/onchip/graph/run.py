@@ -13,29 +13,27 @@ Array = npt.NDArray[np.float32]
 
 # it quantizes convolutions that a plan keeps in float, where codes stand before and after them
 _UNWANTED = ["WeightBiasQuantization"]
+NOTHING, PARTS, ALL = "ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"
 
 
 def session(
-    data: bytes, threads: int, *, optimize: bool = True, spinning: bool = True, fused: bool = True
+    data: bytes, threads: int, *, optimize: str = ALL, spinning: bool = True
 ) -> ort.InferenceSession:
     """Load a graph into ONNX Runtime, to be run as it is written and in no fewer bits.
 
     Args:
         data: the serialized graph.
         threads: how many threads one call may use; 0 for one per core.
-        optimize: False runs every node by itself.
+        optimize: how far nodes are run as one: `NOTHING`, as it is written; `PARTS`, which is the
+            fastest where most tensors are outputs; or `ALL`.
         spinning: False lets idle threads sleep, so that others get the cores in between.
-        fused: False leaves operators apart; where most tensors are outputs that is faster.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not fused:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, optimize)
     # its fallback to the same provider would only print to stdout
     return ort.InferenceSession(
         data,
@@ -57,7 +55,7 @@ class Runner:
 
     def __init__(self, data: bytes, threads: int = 0, optimize: bool = True) -> None:
         with translated("ONNX Runtime cannot load the graph", kind=ToolError):
-            self._session = session(data, threads, optimize=optimize)
+            self._session = session(data, threads, optimize=ALL if optimize else NOTHING)
         for output in self._session.get_outputs():
             if not output.type.startswith("tensor(") or output.type == "tensor(string)":
                 raise UnsupportedError(

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onchip.dataset.samples import some
 from onchip.errors import InputError
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.alike import Figures, Look, figures, look
 from onchip.quantize import sound
 from onchip.quantize.observe import Maker
-from onchip.spec import InputSpec, Verdict
+from onchip.quantize.probes import Probes
+from onchip.sampling import some
+from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.vision.preprocess import prepare, read_image
 
 FEW = 16
@@ -59,7 +60,7 @@ class Calibration:
         path = self._paths[number]
         self._left[path] = f"on {path} the network's {tensor} is NaN or infinite"
 
-    def probes(self, model: Model, count: int) -> list[Tensor]:
+    def probes(self, model: Model, head: HeadSpec, count: int) -> Probes:
         """Return a few inputs, spread over all, on which the network gives numbers.
 
         Raises:
@@ -69,11 +70,12 @@ class Calibration:
         first = some(self.makers, count)
         others = (m for m in self.makers if m not in first)  # where some of the first are no use
         made = (t for make in chain(first, others) if (t := make()) is not None)
-        found = list(islice((t for t in made if not sound.first_unsound(run(t))), count))
+        pairs = ((t, run(t)) for t in made)
+        found = list(islice((p for p in pairs if not sound.first_unsound(p[1])), count))
         if not found and self.used():
             text = f"the network gives NaN or infinite values on all {self.used()} photos"
             raise InputError(text, WHY)
-        return found
+        return Probes(head, [t for t, _ in found], [w for _, w in found])
 
     def used(self) -> int:
         """Return how many photos were of use, once all were asked for.

@@ -25,6 +25,7 @@ from onchip.quantize.observe import Maker
 from onchip.quantize.optimize import KEPT, Work, optimize
 from onchip.quantize.plan import QuantPlan
 from onchip.quantize.precision import choose_precision
+from onchip.quantize.probes import Probes
 from onchip.quantize.recipe import RECIPES
 from onchip.quantize.regions import divide
 from onchip.spec import HeadSpec, InputSpec
@@ -224,15 +225,15 @@ def planned_again(
     layers = {n.name for n in own.proto.graph.node}
     kept = tuple(x.node for x in plan.layers if x.reason == KEPT and x.node in layers)
     work = Work(
-        own,
-        trial.head,
-        spec,
-        plan.quant,
-        [maker(x) for x in trial.inputs],
-        lambda: len(trial.inputs),
-        trial.inputs,
-        tuple(n for n in kept if n in plan.floats),
-        tuple(n for n in plan.wide if n in layers),
+        model=own,
+        head=trial.head,
+        spec=spec,
+        quant=plan.quant,
+        images=[maker(x) for x in trial.inputs],
+        used=lambda: len(trial.inputs),
+        probes=Probes(trial.head, trial.inputs, trial.wanted),
+        floats=tuple(n for n in kept if n in plan.floats),
+        wide=tuple(n for n in plan.wide if n in layers),
     )
     most = RAISED if plan.quant.raised else 0
     made = optimize(work, RECIPES["fast"], lambda search: choose_precision(search, most))

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onchip.graph.run import Array
+from onchip.quantize.attention import best_scores
+from onchip.quantize.harm import CLEAR, moved
 from onchip.spec import HeadSpec
-from onchip.vision.decode import Level, boxes, levels, scores
+from onchip.vision.decode import Level, levels, scores
 
-SEEN = 0.05  # the score from which a place counts
+EDGES = 4  # of a box, that count as one score
 MOST = 60.0  # dB; what is nearer is the same
 
 Tensors = Sequence[Mapping[str, Array]]
@@ -51,14 +53,10 @@ def nearness_db(
 
 def _level(a: Level, b: Level) -> tuple[float, float]:
     """Signal and noise of one level."""
-    first, second = scores(a).astype(np.float64), scores(b).astype(np.float64)
-    sure = first.max(axis=0)
-    chosen = np.flatnonzero(np.maximum(sure, second.max(axis=0)) >= SEEN)
+    seen = np.maximum(best_scores(a), best_scores(b))
+    chosen = np.flatnonzero(seen >= CLEAR)
     if not len(chosen):
         return 0.0, 0.0
-    first, second, sure = first[:, chosen], second[:, chosen], sure[chosen]
-    ours, theirs = boxes([a], [chosen]), boxes([b], [chosen])
-    sides = np.maximum(np.abs(ours[:, 2:] - ours[:, :2]), 1.0)
-    moved = np.minimum(np.abs(theirs - ours) / np.tile(sides, 2), 1.0).astype(np.float64)
-    edges = float((sure**2 @ np.square(moved)).mean())
-    return float(np.square(first).sum()), float(np.square(second - first).sum()) + edges
+    in_scores, in_boxes = moved(a, b, chosen)
+    signal = np.square(scores(a, chosen), dtype=np.float64).sum()
+    return float(signal), in_scores + in_boxes / EDGES

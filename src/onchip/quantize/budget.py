@@ -1,22 +1,46 @@
 """Raise the fewest layers that bring the loss inside a budget, by measurement.
 
-A layer is raised together with those that read it: a tensor stays in float only where both its
-maker and its readers are. Sets are tried in the order in which their tensors suffer; the one that
-brings the scores nearest for each layer that it costs is kept, until the loss is inside the budget;
+What raising would win is foreseen for every tensor at once, which gives ever larger sets of layers
+(see tradeoff.py). The smallest that keeps the budget is found by halving, each measured on photos;
 then every layer that turns out not to be needed is lowered again. Where no set reaches the budget,
 what is left are the layers without which more would be lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from onchip.quantize.precision import Precision, Search, candidates
-from onchip.quantize.regions import Layer
+from onchip.quantize.plan import QuantPlan
+from onchip.quantize.precision import Precision, Search
+from onchip.quantize.tune import Tuned
 from onchip.spec import Verdict
 
 RESOLUTION = 0.3  # points: less than that is not worth a layer where the budget is out of reach
-MOST = 12  # layers; a plan that needs more is better raised by hand, or the chip is wrong
 
 Points = Callable[[bytes], float]  # a graph's loss
+
+
+class _Measured:
+    """Plans with layers raised, and what each loses; each is made once."""
+
+    def __init__(self, search: Search, points: Points, progress: Callable[[int], None]) -> None:
+        self._search, self._points, self._progress = search, points, progress
+        self._kept = dict.fromkeys(search.raised, f"kept in {search.precision} by the user")
+        self._made: dict[frozenset[str], tuple[QuantPlan, Tuned, float]] = {}
+
+    def made(self, nodes: Sequence[str]) -> tuple[QuantPlan, Tuned, float]:
+        """The plan with these raised, the same with fitted weights, and the points it loses."""
+        known = frozenset(nodes)
+        if known not in self._made:
+            plan = self._search.plan_with(self._kept | dict.fromkeys(nodes, ""))
+            tuned = self._search.fit(plan)
+            lost = self._points(self._search.graph(tuned.plan))
+            self._made[known] = plan, tuned, lost
+            self._progress(len(self._made))
+        return self._made[known]
+
+    def lost(self, nodes: Sequence[str]) -> float:
+        """The points that it loses."""
+        return self.made(nodes)[2]
 
 
 def choose_within(
@@ -35,51 +59,34 @@ def choose_within(
         unit: what a point is, for the verdict.
         progress: called with the number of plans tried.
     """
-    kept = dict.fromkeys(search.raised, f"kept in {search.precision} by the user")
-    tried = 0
-
-    def lost(nodes: dict[str, str]) -> float:
-        nonlocal tried
-        tried += 1
-        progress(tried)
-        return points(search.graph(search.plan_with(nodes)))
-
-    first = loss = lost(kept)
-    raised: dict[str, str] = {}
-    while loss > budget and len(raised) < MOST:
-        around = _best_step(search, kept | raised)
-        if not around:
-            break
-        raised |= {x.node: "" for x in around}
-        loss = lost(kept | raised)
-    limit = max(budget, loss + RESOLUTION)
-    for node in reversed(list(raised)):
-        fewer = {n: "" for n in raised if n != node}
-        if (without := lost(kept | fewer)) <= limit:
-            raised, loss = fewer, without
-    reason = f"raised: brings the loss from {first:.1f} to {loss:.1f} {unit}"
-    plan = search.plan_with(kept | dict.fromkeys(raised, reason))
-    return Precision(plan, search.loss(plan), (_verdict(raised, first, loss, budget, unit),))
+    measured = _Measured(search, points, progress)
+    first = measured.lost(())
+    raised = () if first <= budget else _fewest(measured, search, budget)
+    limit = max(budget, measured.lost(raised) + RESOLUTION)
+    for node in reversed(raised):
+        fewer = tuple(n for n in raised if n != node)
+        if measured.lost(fewer) <= limit:
+            raised = fewer
+    plan, tuned, loss = measured.made(raised)
+    why = dict.fromkeys(raised, f"raised: brings the loss from {first:.1f} to {loss:.1f} {unit}")
+    plan, tuned = plan.explained(why), replace(tuned, plan=tuned.plan.explained(why))
+    said = _verdict(raised, first, loss, budget, unit)
+    return Precision(plan, search.loss(plan), (said,), tuned)
 
 
-def _best_step(search: Search, floats: dict[str, str]) -> tuple[Layer, ...]:
-    """Return the set that brings the scores nearest, for each layer that it costs."""
-    base = search.loss(search.plan_with(floats))
-    best: tuple[Layer, ...] = ()
-    most = 0.0
-    for around in candidates(search, MOST - len(floats)):
-        new = tuple(x for x in around if x.node not in floats)
-        if not new:
-            continue
-        reached = search.loss(search.plan_with(floats | {x.node: "" for x in new}))
-        if (gain := (base - reached) / len(new)) > most:
-            best, most = new, gain
-    return best
+def _fewest(measured: _Measured, search: Search, budget: float) -> tuple[str, ...]:
+    """Return the smallest set that keeps the budget, or the largest where none does."""
+    sets = [s.layers for s in search.tradeoff().steps()]
+    if not sets or measured.lost(sets[-1]) > budget:
+        return sets[-1] if sets else ()
+    low, high = -1, len(sets) - 1  # the first does not keep it, the last does
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if measured.lost(sets[middle]) <= budget else (middle, high)
+    return sets[high]
 
 
-def _verdict(
-    raised: dict[str, str], first: float, loss: float, budget: float, unit: str
-) -> Verdict:
+def _verdict(raised: Sequence[str], first: float, loss: float, budget: float, unit: str) -> Verdict:
     names = ", ".join(raised) or "no layer"
     text = f"{len(raised)} layers raised ({names}): {first:.1f} to {loss:.1f} {unit}"
     if loss <= budget:

@@ -40,20 +40,33 @@ def foreseen(
 ) -> dict[str, float | None]:
     """Return the harm of each group of tensors that share a scale, by the group's name.
 
-    None where the influence of one of its tensors is unknown. A tensor whose values came rounded
-    from others of its group is not rounded again.
+    None where the influence of one of its tensors is unknown.
+    """
+    groups = {t.name: t.group for t in plan.tensors}
+    found: dict[str, float | None] = {}
+    for tensor, harm in each_harm(model, plan, felt).items():
+        before = found.get(groups[tensor], 0.0)
+        found[groups[tensor]] = None if before is None or harm is None else before + harm
+    return found
+
+
+def each_harm(
+    model: Model, plan: QuantPlan, felt: Mapping[str, Influence]
+) -> dict[str, float | None]:
+    """Return the harm of rounding each tensor, None where its influence is unknown.
+
+    A tensor whose values came rounded from others of its group is not rounded again: left out.
     """
     groups: dict[str, list[TensorPlan]] = {}
     for tensor in plan.tensors:
         if tensor.rounded:
             groups.setdefault(tensor.group, []).append(tensor)
     found: dict[str, float | None] = {}
-    for group, tensors in groups.items():
+    for tensors in groups.values():
         first = new_in(model, [t.name for t in tensors])
-        new = [t for t in tensors if t.name in first]
-        known = all(t.name in felt for t in new)
-        harms = (felt[t.name].harm(t.scale, t.zero, plan.quant.with_bits(t.bits)) for t in new)
-        found[group] = sum(harms) if known else None
+        for t in (t for t in tensors if t.name in first):
+            quant = plan.quant.with_bits(t.bits)
+            found[t.name] = felt[t.name].harm(t.scale, t.zero, quant) if t.name in felt else None
     return found
 
 
@@ -281,15 +294,24 @@ def done(
     """
     total = 0.0
     for first, second in zip(levels(head, wanted, size), levels(head, found, size), strict=True):
-        best = best_scores(first)
-        chosen = np.flatnonzero(best >= CLEAR)
-        total += float(((scores(second, chosen) - scores(first, chosen)) ** 2).sum())
-        old, new = boxes([first], [chosen]), boxes([second], [chosen])
-        moved = (new - old) / _sides(old) * (best[chosen] * BOX)[:, None]
-        total += float((moved**2).sum())
+        chosen = np.flatnonzero(best_scores(first) >= CLEAR)
+        total += sum(moved(first, second, chosen))
     return total if np.isfinite(total) else float("inf")
 
 
+def moved(first: Level, second: Level, chosen: Indices) -> tuple[float, float]:
+    """Return the sums of the squares of how scores moved at some places, and edges of boxes.
+
+    Edges count as parts of their sides, at most one, and as sure as the place is.
+    """
+    wanted, found = scores(first, chosen), scores(second, chosen)
+    old, new = boxes([first], [chosen]), boxes([second], [chosen])
+    parts = np.clip((new - old) / _sides(old), -1, 1) * (wanted.max(axis=0) * BOX)[:, None]
+    squares = (np.square(v, dtype=np.float64).sum() for v in (found - wanted, parts))
+    in_scores, in_boxes = squares
+    return float(in_scores), float(in_boxes)
+
+
 def _sides(found: Array) -> Array:
-    """The side along which each edge of boxes `(n, 4)` moves."""
-    return np.tile(np.maximum(found[:, 2:] - found[:, :2], 1e-3), 2)
+    """The side along which each edge of boxes `(n, 4)` moves, at least a pixel."""
+    return np.tile(np.maximum(np.abs(found[:, 2:] - found[:, :2]), 1.0), 2)

@@ -8,10 +8,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from onchip.graph.read import Model
 from onchip.progress import Progress, silent
@@ -21,14 +22,14 @@ from onchip.quantize.influence import Influence
 from onchip.quantize.observe import Maker, observe
 from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.precision import Precision, Search
+from onchip.quantize.probes import Probes
 from onchip.quantize.recipe import Recipe
 from onchip.quantize.regions import Regions, divide
 from onchip.quantize.rewrite import Rewriting, rewritten
 from onchip.quantize.settle import settle
 from onchip.quantize.tune import Effort, Tuned, tune
+from onchip.sampling import some
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
-
-Item = TypeVar("Item")
 
 PROBES = 3  # images on which layers are raised
 REMEMBERED = 16  # images that are read once, though looked at several times
@@ -52,7 +53,7 @@ class Work:
     quant: QuantSpec
     images: Sequence[Maker]
     used: Callable[[], int]
-    probes: Sequence[npt.NDArray[np.generic]]
+    probes: Probes
     floats: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     refused: Callable[[int, str], None] = lambda number, tensor: None
@@ -85,15 +86,15 @@ def optimize(
     work = replace(work, images=remembering(work.images))
     model, changes = rewritten(
         Rewriting(
-            work.model,
-            work.head,
-            work.spec,
-            work.quant,
-            work.probes,
-            work.floats,
-            (*work.floats, *work.wide),
-            "equalize" in recipe and len(work.images) >= SURE,
-            "split" in recipe,
+            model=work.model,
+            head=work.head,
+            spec=work.spec,
+            quant=work.quant,
+            probes=work.probes,
+            floats=work.floats,
+            whole=(*work.floats, *work.wide),
+            equalizes="equalize" in recipe and len(work.images) >= SURE,
+            splits="split" in recipe,
         )
     )
     regions = divide(model, work.head, work.quant, work.floats)
@@ -112,7 +113,12 @@ def optimize(
     sound_ones = [m for n, m in enumerate(work.images) if n not in unsound]
     work = replace(work, images=sound_ones)
     used = work.used()
-    felt = _felt(work, recipe, model, regions, progress)
+
+    @cache
+    def feel() -> dict[str, Influence]:
+        return _felt(work, recipe, model, regions, progress)
+
+    felt = feel() if "ranges" in recipe else {}
     plan = make_plan(
         model,
         regions,
@@ -125,14 +131,15 @@ def optimize(
         felt=felt,
     )
 
-    def finished(plan: QuantPlan) -> QuantPlan:
-        return _tuned(work, recipe, model, plan, progress).plan
+    def fit(plan: QuantPlan) -> Tuned:
+        return _tuned(work, recipe, model, plan, progress)
 
-    probes = work.probes[:PROBES]
-    search = Search.begin(model, work.head, work.spec, seen, plan, probes, felt, finished)
+    search = Search(model, work.spec, seen, plan, work.probes.first(PROBES), felt, feel, fit)
     chosen = raised(search)
-    tuned = _tuned(work, recipe, model, chosen.plan, progress)
+    tuned = chosen.tuned or fit(chosen.plan)
     plan, settled = _settled(work, recipe, model, chosen.plan, tuned)
+    if felt:
+        plan = structs.replace(plan, raising=search.tradeoff().steps())
     sound.check_plan(plan)
     said = (
         *changes,
@@ -150,9 +157,7 @@ def _felt(
     work: Work, recipe: Recipe, model: Model, regions: Regions, progress: Progress
 ) -> dict[str, Influence]:
     """Return what errors in each tensor do to the detections, felt on some of the images."""
-    if "ranges" not in recipe:
-        return {}
-    images = spread(work.images, recipe.felt)
+    images = some(work.images, recipe.felt)
     progress("gradients", 0, len(images))
     found, _ = influences(model, work.head, asked(model, regions), images)
     progress("gradients", len(images), len(images))
@@ -179,7 +184,7 @@ def _tuned(work: Work, recipe: Recipe, model: Model, plan: QuantPlan, progress: 
         work.head,
         divide(model, work.head, plan.quant, plan.floats),
         plan,
-        spread(work.images, recipe.tuned),
+        some(work.images, recipe.tuned),
         effort=Effort(places=recipe.places),
         progress=lambda done, of: progress("weights", done, of),
     )
@@ -200,7 +205,7 @@ def _settled(
     fitted = Verdict(code="weights_fitted", message=text)
     if "settle" not in recipe:
         return tuned.plan, (fitted,)
-    made = (make() for make in spread(work.images, SETTLING))
+    made = (make() for make in some(work.images, SETTLING))
     inputs = [x for x in made if x is not None]
     plans = {"before": before, "fitted": tuned.plan}
     best, harms = settle(model, work.head, plans, inputs)
@@ -225,16 +230,5 @@ def remembering(images: Sequence[Maker]) -> Sequence[Maker]:
 
         return make
 
-    chosen = set(spread(range(len(images)), REMEMBERED))
+    chosen = set(some(range(len(images)), REMEMBERED))
     return [maker(i) if i in chosen else images[i] for i in range(len(images))]
-
-
-def spread(images: Sequence[Item], count: int) -> Sequence[Item]:
-    """Return so many images, spread over all of them; 0 is all.
-
-    >>> spread("abcdefgh", 3)
-    ['a', 'c', 'f']
-    """
-    if not count or len(images) <= count:
-        return images
-    return [images[i * len(images) // count] for i in range(count)]

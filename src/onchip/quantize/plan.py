@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import replace
 
 from onchip.graph.read import Model
 from onchip.graph.run import Array
@@ -67,10 +68,23 @@ class LayerPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return np.asarray(self.coded(weights, quant) * scales, np.float32)
 
 
+class Raising(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Layers that could be raised together, and what is foreseen of it.
+
+    `cost` is their part of the network's multiplications, `error` the part that would be left of
+    what the rounding of all tensors does to the detections.
+    """
+
+    layers: tuple[str, ...]
+    cost: float
+    error: float
+
+
 class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a network becomes integers on one chip, and why.
 
-    `contests` tell who won the range of each group of tensors, where rules competed for it.
+    `contests` tell who won the range of each group of tensors, where rules competed for it;
+    `raising` what would be won by raising layers, ever more of them.
     """
 
     quant: QuantSpec
@@ -78,6 +92,7 @@ class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tensors: tuple[TensorPlan, ...]
     layers: tuple[LayerPlan, ...]
     contests: tuple[Contest, ...] = ()
+    raising: tuple[Raising, ...] = ()
 
     @property
     def floats(self) -> tuple[str, ...]:
@@ -88,6 +103,11 @@ class QuantPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def wide(self) -> tuple[str, ...]:
         """Nodes of the layers whose output has 16 bits."""
         return tuple(x.node for x in self.layers if x.precision == "int16")
+
+    def explained(self, reasons: Mapping[str, str]) -> "QuantPlan":
+        """The plan with other reasons for its layers' precision, by node."""
+        layers = (replace(x, reason=reasons.get(x.node, x.reason)) for x in self.layers)
+        return replace(self, layers=tuple(layers))
 
     def describe(self) -> str:
         """The plan as text: one line per layer and per tensor."""

@@ -18,7 +18,7 @@ from onchip.quantize import equalize, range_split
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import Maker, observe
 from onchip.quantize.plan import make_plan
-from onchip.quantize.precision import score_loss
+from onchip.quantize.probes import Probes
 from onchip.quantize.range_split import Chain
 from onchip.quantize.regions import divide
 from onchip.quantize.stats import Stats
@@ -33,8 +33,6 @@ MOST_MISSES = 2  # in a row: what comes then is less coarse still
 WORTH = 0.03  # of the loss must go
 SAME = 1e-3  # of the largest value that the head gives: more apart is not the same network
 
-Tensors = Sequence[npt.NDArray[np.generic]]
-
 
 @dataclass(frozen=True)
 class Rewriting:
@@ -44,33 +42,32 @@ class Rewriting:
     head: HeadSpec
     spec: InputSpec
     quant: QuantSpec
-    probes: Tensors
+    probes: Probes
     floats: tuple[str, ...] = ()  # layers that stay in float anyway
     whole: tuple[str, ...] = ()  # layers that are not to be split
     equalizes: bool = True
     splits: bool = True
-
-    @cached_property
-    def wanted(self) -> list[dict[str, npt.NDArray[np.float32]]]:
-        """What the float network makes of the probes."""
-        run = Runner(self.model.bytes)
-        return [dict(run(t)) for t in self.probes]
 
     def seen(self, model: Model, known: Mapping[str, Stats] | None = None) -> dict[str, Stats]:
         """Watch a network on the probes; tensors that are known already are not watched again."""
         known = known or {}
         regions = divide(model, self.head, self.quant, self.floats)
         new = tuple(t for t in regions.watched if t not in known or t in self.head.outputs)
-        makers = (_given(t) for t in self.probes)
+        makers = (_given(t) for t in self.probes.inputs)
         return {**known, **observe(model, self.head, replace(regions, watched=new), makers)}
+
+    @cached_property
+    def first(self) -> dict[str, Stats]:
+        """What is seen of the network as it was given."""
+        return self.seen(self.model)
 
     def loss(self, model: Model, seen: Mapping[str, Stats]) -> float:
         """How far a network's scores stray once it is quantized."""
         regions = divide(model, self.head, self.quant, self.floats)
-        plan = make_plan(model, regions, seen, self.quant, self.spec, images=len(self.probes))
-        run = Runner(emit(model, regions, plan).SerializeToString())
-        size = (self.spec.width, self.spec.height)
-        return score_loss(self.head, size, self.wanted, [run(t) for t in self.probes])
+        plan = make_plan(
+            model, regions, seen, self.quant, self.spec, images=len(self.probes.inputs)
+        )
+        return self.probes.loss(emit(model, regions, plan).SerializeToString())
 
 
 def _given(tensor: npt.NDArray[np.generic]) -> Maker:
@@ -79,7 +76,7 @@ def _given(tensor: npt.NDArray[np.generic]) -> Maker:
 
 def rewritten(work: Rewriting) -> tuple[Model, tuple[Verdict, ...]]:
     """Return the network to make a plan of, and what was done; it may be the same."""
-    if not work.probes:
+    if not work.probes.inputs:
         return work.model, ()
     model, said = _equalized(work) if work.equalizes else (work.model, ())
     model, more = _split(work, model) if work.splits else (model, ())
@@ -95,7 +92,7 @@ def _equalized(work: Rewriting) -> tuple[Model, tuple[Verdict, ...]]:
     if not free:
         return work.model, ()
     regions = divide(work.model, work.head, work.quant, work.floats)
-    by = equalize.factors(found, regions, work.seen(work.model), STRENGTH)
+    by = equalize.factors(found, regions, work.first, STRENGTH)
     if (by == 1).all():
         return work.model, ()
     text = f"the scale of {int((by != 1).sum())} channels was moved into the layers that read them"
@@ -106,7 +103,7 @@ def _split(work: Rewriting, model: Model) -> tuple[Model, tuple[Verdict, ...]]:
     chains = [c for c in range_split.chains(model) if c.node not in work.whole]
     if not chains:
         return model, ()
-    seen = work.seen(model)
+    seen = work.first if model is work.model else work.seen(model)
     widths = _widths(work, model, chains, seen)
     coarse = {c.node: range_split.coarseness(widths[c.node], 1) for c in chains}
     tried = sorted((c.node for c in chains if coarse[c.node] >= COARSE), key=lambda n: -coarse[n])
@@ -151,10 +148,11 @@ def _widths(
 
 def _apart(work: Rewriting, model: Model) -> float:
     """Return how far two networks' results are apart, as a part of the largest."""
-    before, after = Runner(work.model.bytes), Runner(model.bytes)
+    run, noise, few = Runner(model.bytes), work.model.noise(7), work.probes.first(2)
+    pairs = [(noise, Runner(work.model.bytes)(noise)), *zip(few.inputs, few.wanted, strict=True)]
     most = 0.0
-    for tensor in [work.model.noise(7), *work.probes[:2]]:
-        wanted, found = before(tensor), after(tensor)
+    for tensor, wanted in pairs:
+        found = run(tensor)
         for name, values in wanted.items():
             apart = float(np.abs(values - found[name]).max())
             part = apart / max(float(np.abs(values).max()), 1e-6)

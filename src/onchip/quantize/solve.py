@@ -67,10 +67,10 @@ class Tally:
     """
 
     def __init__(self, groups: int, k: int, out: int) -> None:
-        self._inputs = np.zeros((groups, k + 1, k + 1), np.float32)
-        self._missed = np.zeros((groups, k + 1, out), np.float32)
-        self._power = np.zeros((groups, out), np.float32)
-        self._weight = 0.0
+        self.inputs = np.zeros((groups, k + 1, k + 1), np.float32)
+        self.missed = np.zeros((groups, k + 1, out), np.float32)
+        self.power = np.zeros((groups, out), np.float32)
+        self.weight = 0.0
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(self, patches: Floats, missed: Floats, weights: Floats) -> None:
@@ -85,19 +85,26 @@ class Tally:
         u = np.concatenate([patches * roots, ones], axis=2)
         r = missed * roots
         for group in range(len(u)) if len(u) < 4 else ():  # one at a time numpy takes syrk
-            self._inputs[group] += u[group].T @ u[group]
+            self.inputs[group] += u[group].T @ u[group]
         if len(u) >= 4:
-            self._inputs += u.transpose(0, 2, 1) @ u
-        self._missed += u.transpose(0, 2, 1) @ r
-        self._power += (r * r).sum(axis=1)
-        self._weight += float(weights.sum())
+            self.inputs += u.transpose(0, 2, 1) @ u
+        self.missed += u.transpose(0, 2, 1) @ r
+        self.power += (r * r).sum(axis=1)
+        self.weight += float(weights.sum())
+
+    def merge(self, other: "Tally") -> None:
+        """Take in what another took in."""
+        self.inputs += other.inputs
+        self.missed += other.missed
+        self.power += other.power
+        self.weight += other.weight
 
     def moments(self) -> Moments:
         """The means of what was taken in; nothing where float32 was too small for their sums."""
-        sums = (self._inputs, self._missed, self._power)
+        sums = (self.inputs, self.missed, self.power)
         if not all(np.abs(s).max(initial=0) < LARGEST for s in sums):
             return Moments(*(np.zeros_like(s) for s in sums))
-        weight = np.float32(self._weight or 1.0)
+        weight = np.float32(self.weight or 1.0)
         return Moments(*(s / weight for s in sums))
 
 

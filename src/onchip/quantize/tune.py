@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from msgspec.structs import replace
+from threadpoolctl import ThreadpoolController
 
 from onchip.errors import InputError
 from onchip.graph.read import Model
@@ -25,7 +26,7 @@ from onchip.spec import HeadSpec, QuantSpec
 
 Floats = npt.NDArray[np.floating]
 
-ROWS = 2048  # samples that are summed at once
+ROWS = 1024  # samples that are summed at once
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,23 @@ def tune(
     layers = [_Tunable(x, model, plan) for x in regions.layers if _can(x, model, regions, plan)]
     if not layers:
         return Tuned(plan, ())
+    with ThreadpoolController().limit(limits=1, user_api="blas"):  # its own threads wait by turning
+        found, gains = _each(model, head, layers, plan, regions, images, effort, workers, progress)
+    return Tuned(_with_codes(plan, layers, found), gains)
+
+
+def _each(
+    model: Model,
+    head: HeadSpec,
+    layers: Sequence["_Tunable"],
+    plan: QuantPlan,
+    regions: Regions,
+    images: Sequence[Maker],
+    effort: Effort,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, solve.Solved], tuple[Gain, ...]]:
+    """Solve layer after layer."""
     total = len(images) + len(layers)  # a step is an image seen, or a layer tuned
     walk = Walk(emit(model, regions, plan), [x.layer.data for x in layers], workers)
     seen = _look(model, head, layers, images, effort, walk, workers, lambda n: progress(n, total))
@@ -107,7 +125,7 @@ def tune(
         found[layer.node] = solved
         gains.append(Gain(layer.node, before / power, float(solved.error.sum()) / power))
         progress(len(images) + number + 1, total)
-    return Tuned(_with_codes(plan, layers, found), tuple(gains))
+    return found, tuple(gains)
 
 
 def _can(layer: Layer, model: Model, regions: Regions, plan: QuantPlan) -> bool:
@@ -181,23 +199,32 @@ class _Tunable:
     ) -> tuple[solve.Moments, float]:
         """Return the moments of the layer over all images, and the mean square of its output."""
         groups, k, out = self._held.shape
-        tally, power, total = solve.Tally(groups, k, out), 0.0, 0.0
         bias = self.bias.reshape(groups, 1, out).astype(np.float32)
         places = [s.places[self._size] for s in seen]
         together = max(1, ROWS // max(1, len(places[0].index)))
+        numbers = range(len(seen))
 
-        def one(image: int) -> Floats:
-            return self._window.patches(codes[image], places[image], self.step, self.zero)
+        def shard(first: int) -> tuple[solve.Tally, float, float]:
+            tally, power, total = solve.Tally(groups, k, out), 0.0, 0.0
+            mine = numbers[first::workers]
+            for start in range(0, len(mine), together):
+                part = mine[start : start + together]
+                each = (
+                    self._window.patches(codes[i], places[i], self.step, self.zero) for i in part
+                )
+                patches = np.concatenate(list(each), axis=1)
+                wanted = np.concatenate([seen[i].values[self.layer.raw] for i in part])
+                weights = np.concatenate([places[i].weights for i in part])
+                by_group = wanted.reshape(len(wanted), groups, out).transpose(1, 0, 2)
+                tally.add(patches, by_group - patches @ self._held - bias, weights)
+                power += float(weights @ (wanted * wanted).sum(axis=1))
+                total += float(weights.sum())
+            return tally, power, total
 
-        for start in range(0, len(seen), together):
-            part = range(start, min(start + together, len(seen)))
-            patches = np.concatenate(each_of(one, part, workers), axis=1)
-            wanted = np.concatenate([seen[i].values[self.layer.raw] for i in part])
-            weights = np.concatenate([places[i].weights for i in part])
-            by_group = wanted.reshape(len(wanted), groups, out).transpose(1, 0, 2)
-            tally.add(patches, by_group - patches @ self._held - bias, weights)
-            power += float(weights @ (wanted * wanted).sum(axis=1))
-            total += float(weights.sum())
+        (tally, power, total), *others = each_of(shard, range(workers), workers)
+        for other in others:
+            tally.merge(other[0])
+            power, total = power + other[1], total + other[2]
         return tally.moments(), max(power / max(total, 1e-30), 1e-30)
 
     def largest(self, codes: Sequence[Codes], quant: QuantSpec) -> Floats | None:

@@ -16,6 +16,8 @@ HEAD = (
     *("layer", "op", "own cos", "own dB", "total cos", "total dB"),
     *("cut off", "at ends", "dead", "outlier"),
 )
+RAISING = "raising layers (--keep-float, --int16), as foreseen from each tensor's part:"
+RAISING_HEAD = ("raised", "of the work", "error left", "next")
 VENDOR = ("vendor own", "vendor total")
 
 
@@ -30,6 +32,7 @@ def text(found: Analysis, *, whole: bool = False) -> str:
         f"first: {found.first}",
         *(f"  also: {m}" for m in _more(found)),
         *verdicts(found.verdicts),
+        *(f"  plan: {line}" for line in found.how),
         "",
         table(head, [_row(e, found) for e in chosen]),
     ]
@@ -40,7 +43,19 @@ def text(found: Analysis, *, whole: bool = False) -> str:
     lines.append(
         f"{found.images} images; the plan agrees {found.agreement:.1%} with the float network"
     )
+    if found.raising:
+        lines += ["", RAISING, table(RAISING_HEAD, _raising(found))]
     return "\n".join(lines)
+
+
+def _raising(found: Analysis) -> list[list[str]]:
+    """One row for each layer or few that are raised next."""
+    rows, before = [], 0
+    for step in found.raising:
+        new = ", ".join(step.layers[before:])
+        rows.append([f"{len(step.layers)}", f"{step.cost:.1%}", f"{step.error:.0%}", new])
+        before = len(step.layers)
+    return rows
 
 
 def _more(found: Analysis) -> list[str]:
@@ -110,6 +125,8 @@ def data(found: Analysis) -> dict[str, object]:
             for f in found.faults
         ],
         "layers": [_layer(e, found) for e in found.errors],
+        "how": list(found.how),
+        "raising": [{"layers": r.layers, "cost": r.cost, "error": r.error} for r in found.raising],
         "verdicts": [
             {"code": v.code, "level": v.level, "message": v.message} for v in found.verdicts
         ],
@@ -196,6 +213,14 @@ def page(made: Artifact, found: Analysis) -> str:
         f"<p><b>First:</b> {escape(found.first)}</p>",
         *(f"<p>Also: {escape(m)}</p>" for m in _more(found)),
         *(f"<p>{escape(v)}</p>" for v in verdicts(found.verdicts)),
+        "<h2>The plan</h2>",
+        *(f"<p>{escape(line)}</p>" for line in found.how),
+        *(
+            [f"<p>{escape(RAISING)}</p>", html.table(RAISING_HEAD, _raising(found))]
+            if found.raising
+            else []
+        ),
+        "<h2>Layer by layer</h2>",
         f"<p>{found.images} images; the plan agrees {found.agreement:.1%} with the float "
         "network. Bars are what each layer keeps by itself, the line is what is left after all "
         "layers before it; higher is better.</p>",

@@ -7,7 +7,7 @@ import msgspec
 import onchip
 from onchip.dataset import calibrate, folders, layout, samples
 from onchip.dataset.check import check, require_sound
-from onchip.dataset.samples import Dataset, some
+from onchip.dataset.samples import Dataset
 from onchip.dataset.seen import look
 from onchip.dataset.source import open_source
 from onchip.dataset.split import split
@@ -16,6 +16,7 @@ from onchip.report.dataset_page import page
 from onchip.report.document import write
 from onchip.run.ledger import Said
 from onchip.run.way import CALIBRATION, Way, line
+from onchip.sampling import some
 from onchip.vision.preprocess import find_images
 
 

@@ -1,0 +1,54 @@
+"""A few images on which plans are tried, and how far a plan's scores stray on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onchip.graph.read import Model
+from onchip.graph.run import Array, Runner
+from onchip.spec import HeadSpec
+from onchip.vision import decode
+
+CLEAR = 0.1  # scores below this do not count
+
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Inputs of a network, and what it makes of them in float."""
+
+    head: HeadSpec
+    inputs: Sequence[npt.NDArray[np.generic]]
+    wanted: Sequence[Tensors]
+
+    @classmethod
+    def of(
+        cls, model: Model, head: HeadSpec, inputs: Sequence[npt.NDArray[np.generic]]
+    ) -> "Probes":
+        """Run the float network."""
+        run = Runner(model.bytes)
+        return cls(head, inputs, [run(x) for x in inputs])
+
+    def first(self, count: int) -> "Probes":
+        """Return the first of them."""
+        return replace(self, inputs=self.inputs[:count], wanted=self.wanted[:count])
+
+    def loss(self, graph: bytes) -> float:
+        """Return how far a graph's scores stray: the part of their sum that differs, if clear."""
+        run = Runner(graph)
+        error = total = 0.0
+        for tensor, wanted in zip(self.inputs, self.wanted, strict=True):
+            size = (tensor.shape[-1], tensor.shape[-2])
+            a, b = _scores(self.head, wanted, size), _scores(self.head, run(tensor), size)
+            clear = np.maximum(a, b) >= CLEAR
+            error += float(np.abs(a - b)[clear].sum())
+            total += float(a[clear].sum())
+        return error / total if total else 0.0
+
+
+def _scores(head: HeadSpec, tensors: Tensors, size: tuple[int, int]) -> Array:
+    levels = decode.levels(head, tensors, size)
+    return np.concatenate([decode.scores(level).ravel() for level in levels])
