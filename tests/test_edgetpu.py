@@ -75,7 +75,9 @@ def made(tiny: Path, photos: Path, **options: str) -> Artifact:
 
 
 def codes(artifact: Artifact) -> dict[str, str]:
-    return {v.code: v.message for v in artifact.manifest.verdicts if v.code != "few_images"}
+    """What is said of the compiling, by code."""
+    planned = artifact.manifest.told["optimize"]
+    return {v.code: v.message for v in artifact.manifest.verdicts if v.code not in planned}
 
 
 # The compiler

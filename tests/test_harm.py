@@ -127,20 +127,6 @@ def test_ranges_that_compete_do_no_more_harm_than_the_usual_ones(name: str, tmp_
     assert sum(after[g] or 0 for g in ranges) < 1.02 * sum(before[g] or 0 for g in ranges)
 
 
-def test_workers_and_order_do_not_change_what_is_felt(tmp_path: Path) -> None:
-    found = whole("nanodet", tmp_path)
-    regions = divide(found.model, found.head, Cpu.quant)
-    makers = [lambda seed=seed: found.model.noise(seed) for seed in range(4)]
-    one, two = (
-        influences(found.model, found.head, asked(found.model, regions), makers, workers=n)[0]
-        for n in (1, 2)
-    )
-    for name in one:
-        assert one[name].power == pytest.approx(two[name].power)
-        pair = fit(-3.0, 3.0, Cpu.quant)
-        assert one[name].harm(*pair, Cpu.quant) == pytest.approx(two[name].harm(*pair, Cpu.quant))
-
-
 def test_a_tensor_behind_an_unknown_operator_is_unknown(tmp_path: Path) -> None:
     found = whole("yolov8", tmp_path)
     proto = onnx.ModelProto()
@@ -161,10 +147,9 @@ def test_the_harm_of_a_scale_is_that_of_every_value_by_its_gradient() -> None:
     random = np.random.default_rng(2)
     values = random.normal(0, 3, (4, 500)).astype(np.float32)
     gradient = random.normal(0, 1, (4, 500)).astype(np.float32)
-    first, second = Influence(places=2.0), Influence(places=2.0)
+    first = Influence(places=2.0)
     first.add(values[:, :200], gradient[:, :200])
-    second.add(values[:, 200:], gradient[:, 200:])
-    first.merge(second)
+    first.add(values[:, 200:], gradient[:, 200:])
     quant = QuantSpec()
     for ends in ((-10.0, 10.0), (-4.0, 6.0)):
         pair = fit(*ends, quant)

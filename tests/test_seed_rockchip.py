@@ -147,7 +147,9 @@ def test_8_a_build_that_sees_nothing_is_said(sdk: None, photos: Path, tmp_path: 
     good = build(model, "rk3588", find_images(photos), options=Options(target=OURS))
     (tmp_path / "black").mkdir()
     for number in range(4):
-        cv2.imwrite(str(tmp_path / "black" / f"{number}.png"), np.zeros((64, 96, 3), np.uint8))
+        dark = np.zeros((64, 96, 3), np.uint8)
+        dark[:8, : 8 + number] = 60  # photos of one colour would be refused
+        cv2.imwrite(str(tmp_path / "black" / f"{number}.png"), dark)
     black = find_images(tmp_path / "black")
     bad = build(model, "rk3588", black, options=Options(target={"quantizer": "vendor"}))
     rows = {}

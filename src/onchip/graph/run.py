@@ -55,7 +55,9 @@ class Runner:
 
     def __init__(self, data: bytes, threads: int = 0, optimize: bool = True) -> None:
         with translated("ONNX Runtime cannot load the graph", kind=ToolError):
-            self._session = session(data, threads, optimize=ALL if optimize else NOTHING)
+            self._session = session(
+                data, threads, optimize=ALL if optimize else NOTHING, spinning=False
+            )
         for output in self._session.get_outputs():
             if not output.type.startswith("tensor(") or output.type == "tensor(string)":
                 raise UnsupportedError(

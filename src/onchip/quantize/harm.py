@@ -8,7 +8,7 @@ histogram of the tensor's values, in which each counts with its gradient's squar
 harm of every scale that could be chosen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -107,7 +107,6 @@ def influences(
     inputs: Iterable[Maker],
     *,
     draws: int = 1,
-    workers: int = 1,
     seed: int = 0,
 ) -> tuple[dict[str, Influence], dict[str, str]]:
     """Return the influence of each tensor, and of the others why it is unknown.
@@ -118,7 +117,6 @@ def influences(
         questions: the tensors.
         inputs: makers of one input each; a few are enough.
         draws: backward passes per image, each with other signs.
-        workers: how many images are in flight.
         seed: of the signs.
     """
     made = backward(model, [q.gradient for q in questions])
@@ -126,27 +124,27 @@ def influences(
     if not known:
         return {}, {q.values: made.unknown[q.gradient] for q in questions}
     watch = _Watch(model, head, made, known, draws)
-    numbered = list(enumerate(inputs))
+    found = {q.values: Influence(q.reader, p) for q, p in zip(known, watch.places, strict=True)}
 
-    def work(shard: list[tuple[int, Maker]]) -> dict[str, Influence]:
-        found = {q.values: Influence(q.reader, p) for q, p in zip(known, watch.places, strict=True)}
-        for number, make in shard:
+    def fold(results: Sequence[Array]) -> None:
+        pairs = zip(results[::2], results[1::2], strict=True)
+        for influence, (values, gradient) in zip(found.values(), pairs, strict=True):
+            influence.add(_by_channel(values), _by_channel(gradient))
+
+    with ThreadPoolExecutor(1) as beside:  # what one image gave is folded while the next one runs
+        folded = beside.submit(lambda: None)
+        for number, make in enumerate(inputs):
             if (tensor := make()) is not None:
-                watch(tensor, np.random.default_rng((seed, number)), found)
-        return found
-
-    with ThreadPoolExecutor(workers) as pool:
-        shards = list(pool.map(work, [numbered[i::workers] for i in range(workers)]))
-    merged = {q.values: Influence(q.reader, p) for q, p in zip(known, watch.places, strict=True)}
-    for shard in shards:
-        for name, influence in shard.items():
-            merged[name].merge(influence)
+                for results in watch(tensor, np.random.default_rng((seed, number))):
+                    folded.result()
+                    folded = beside.submit(fold, results)
+        folded.result()
     unknown = {q.values: made.unknown[q.gradient] for q in questions if q not in known}
-    return merged, unknown
+    return found, unknown
 
 
 class _Watch:
-    """Runs a network forwards and back on one input and folds what is felt where."""
+    """Runs a network forwards and back on one input."""
 
     def __init__(
         self, model: Model, head: HeadSpec, made: Backward, known: Sequence[Asked], draws: int
@@ -159,11 +157,9 @@ class _Watch:
         self._backward = BackwardRunner(made, threads=0)
 
     def __call__(
-        self,
-        tensor: npt.NDArray[np.generic],
-        random: np.random.Generator,
-        found: Mapping[str, Influence],
-    ) -> None:
+        self, tensor: npt.NDArray[np.generic], random: np.random.Generator
+    ) -> Iterator[Sequence[Array]]:
+        """Yield what each backward pass gives: each tensor's values and gradient in turn."""
         seen = self._forward(tensor)
         for _ in range(self._draws):
             given = cotangents(self._head, seen, self._size, random)
@@ -173,9 +169,7 @@ class _Watch:
             results = self._backward(tensor, {**given, **others})
             if not all(float(np.abs(g).max(initial=0)) < STEEP for g in results[1::2]):
                 return  # the image tells nothing
-            pairs = zip(results[::2], results[1::2], strict=True)
-            for question, (values, gradient) in zip(self._known, pairs, strict=True):
-                found[question.values].add(_by_channel(values), _by_channel(gradient))
+            yield results
 
 
 def _by_channel(values: Array) -> Array:

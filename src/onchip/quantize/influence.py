@@ -54,14 +54,6 @@ class Influence:
         self.draws.append(Stats(self.felt.exponent, drawn))
         self.__dict__.pop("_table", None)
 
-    def merge(self, other: "Influence") -> None:
-        """Take in what other images told."""
-        if other.draws:
-            self.felt.merge(other.felt)
-            self.power = self.power + other.power if self.draws else other.power
-            self.draws += other.draws
-            self.__dict__.pop("_table", None)
-
     def harm(self, scale: float, zero: int, quant: QuantSpec) -> float:
         """The expected square of what rounding to these codes does, per image.
 

@@ -19,6 +19,7 @@ Arrays are by group of the convolution: weights `(groups, k, out)`, where `k` co
 values in the order in which kernels read them (row, column, input channel).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,14 +224,17 @@ def solve(
     held = columns(weights, groups)
     scaled, one = _balanced(seen)
     target = np.concatenate([held, np.zeros_like(held[:, :1])], axis=1)
-    if moves:
-        target = target + _sound(Factor.of(scaled.inputs, ridge).solved(scaled.missed))
-    scales = chosen_scales(target[:, :-1], scaled, quant, limits, searches)
-    if step:
-        room = rounding.with_room(scales.ravel(), np.asarray(bias), step, quant)
-        scales = room.reshape(scales.shape)
-    factor = Factor.of(scaled.inputs, damping) if compensates else None
-    codes, last = rounded(target, scales, scaled.inputs, limits, factor)
+    with ThreadPoolExecutor(1) as beside:  # it takes longest, and waits for nothing
+        factor = beside.submit(Factor.of, scaled.inputs, damping) if compensates else None
+        if moves:
+            target = target + _sound(Factor.of(scaled.inputs, ridge).solved(scaled.missed))
+        scales = chosen_scales(target[:, :-1], scaled, quant, limits, searches)
+        if step:
+            room = rounding.with_room(scales.ravel(), np.asarray(bias), step, quant)
+            scales = room.reshape(scales.shape)
+    codes, last = rounded(
+        target, scales, scaled.inputs, limits, factor.result() if factor else None
+    )
     last = _sound(last)
     delta = np.concatenate([codes * scales[:, None] - held, last[:, None]], axis=1)
     return Solved(
@@ -435,12 +439,21 @@ class _Sweep:
         # each column in units of its diagonal: what an error asks of those before it
         self._asked = factor.lower / np.einsum("gkk->gk", factor.lower)[:, None, :]
         self._each = np.arange(len(given))
-        self.codes = np.zeros_like(given[:, :-1])
+        odd = (given.shape[1] - 1) % 2  # a last one stands by a zero
+        self._coded = np.zeros((len(given), given.shape[1] - 1 + odd, given.shape[2]), np.float32)
+        self._largest = np.pad(limits.largest, ((0, 0), (0, odd)), constant_values=1)
+        alone = np.floor((limits.pair or np.inf) / self._largest)
+        self._most, self._least = np.minimum(limits.high, alone), np.maximum(limits.low, -alone)
 
     def run(self) -> None:
         """Round all."""
         for stop in range(self._given.shape[1], 1, -BLOCK):
             self._block(max(stop - BLOCK, 1), stop)
+
+    @property
+    def codes(self) -> Floats:
+        """The codes, `(groups, k, out)`."""
+        return self._coded[:, : self._given.shape[1] - 1]
 
     @property
     def bias(self) -> Floats:
@@ -453,7 +466,7 @@ class _Sweep:
         for at in range(stop - 1, start - 1, -1):
             column = self._order[:, at]
             codes = self._rounded(self._wished[:, at] / self._scales, column)
-            self.codes[self._each, column] = codes
+            self._coded[self._each, column] = codes
             off = self._given[:, at] - codes * self._scales
             errors[:, at - start] = off
             self._wished[:, start:at] += self._asked[:, at, start:at, None] * off[:, None, :]
@@ -462,13 +475,11 @@ class _Sweep:
 
     def _rounded(self, values: Floats, column: npt.NDArray[np.int64]) -> Floats:
         """Round one column of each group, `(groups, out)`."""
-        codes = self._limits.clip(np.rint(values))
-        beside = column ^ 1
-        if not self._limits.pair:
+        codes = np.rint(values)
+        np.minimum(codes, self._most[self._each, column, None], out=codes)
+        np.maximum(codes, self._least[self._each, column, None], out=codes)
+        others = self._coded[self._each, column ^ 1]
+        if not self._limits.pair or not others.any():  # its neighbour is not rounded yet
             return codes
-        alone = beside >= self.codes.shape[1]
-        beside = np.where(alone, column, beside)
-        others = np.where(alone[:, None], 0, self.codes[self._each, beside])
-        largest = self._limits.largest
-        reach, next_to = largest[self._each, column], largest[self._each, beside]
-        return self._limits.beside(codes, others, reach[:, None], next_to[:, None])
+        reach, beside = (self._largest[self._each, c, None] for c in (column, column ^ 1))
+        return self._limits.beside(codes, others, reach, beside)

@@ -27,6 +27,7 @@ from onchip.spec import HeadSpec, QuantSpec
 Floats = npt.NDArray[np.floating]
 
 ROWS = 1024  # samples that are summed at once
+SHARDS = 2  # of the images, summed side by side: the same however many work
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class _Tunable:
 
         def shard(first: int) -> tuple[solve.Tally, float, float]:
             tally, power, total = solve.Tally(groups, k, out), 0.0, 0.0
-            mine = numbers[first::workers]
+            mine = numbers[first::SHARDS]
             for start in range(0, len(mine), together):
                 part = mine[start : start + together]
                 each = (
@@ -221,7 +222,7 @@ class _Tunable:
                 total += float(weights.sum())
             return tally, power, total
 
-        (tally, power, total), *others = each_of(shard, range(workers), workers)
+        (tally, power, total), *others = each_of(shard, range(SHARDS), workers)
         for other in others:
             tally.merge(other[0])
             power, total = power + other[1], total + other[2]
