@@ -83,13 +83,13 @@ class Model:
         found = {v.name: _shape(v) for v in values if v.type.tensor_type.HasField("shape")}
         return found | {t.name: tuple(t.dims) for t in graph.initializer}
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """The graph's real inputs, initializers left out."""
         fixed = {t.name for t in self.proto.graph.initializer}
         return tuple(_info(v) for v in self.proto.graph.input if v.name not in fixed)
 
-    @property
+    @cached_property
     def outputs(self) -> tuple[TensorInfo, ...]:
         """The graph's outputs."""
         return tuple(_info(v) for v in self.proto.graph.output)

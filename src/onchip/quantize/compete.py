@@ -276,30 +276,32 @@ def entropy(
 
     Source: Migacz, 8-bit Inference with TensorRT, 2017; here with a zero point.
     """
-    best, least = whole, np.inf
-    for part in KEEP:
-        ends = (whole[0] * part, whole[1] * (1.0 if fixed_top else part))
-        divergence = _divergence(values, weights, ends, quant)
-        if divergence < least:
-            best, least = ends, divergence
-    return best
+    ranges = [(whole[0] * k, whole[1] * (1.0 if fixed_top else k)) for k in KEEP]
+    return ranges[int(np.argmin(_divergences(values, weights, ranges, quant)))]
 
 
-def _divergence(values: Values, weights: Values, ends: Ends, quant: QuantSpec) -> float:
-    """How far the values spread evenly over their codes are from the clipped values."""
-    scale, zero = fit(*ends, quant)
-    low, high = limits(scale, zero, quant)
-    codes = np.clip(np.rint(values / scale) + zero, quant.qmin, quant.qmax).astype(np.int64)
+def _divergences(
+    values: Values, weights: Values, ranges: Sequence[Ends], quant: QuantSpec
+) -> Values:
+    """How far the values spread evenly over the codes of each range are from the clipped ones."""
+    order = np.argsort(values)
+    values, weights = values[order], weights[order]
+    scale, zero = (found[:, None] for found in fits(ranges, quant))
+    low, high = (quant.qmin - zero) * scale, (quant.qmax - zero) * scale
     inside = (values >= low) & (values <= high)
+    each, last = np.arange(len(ranges)), len(values) - 1
     # what is clipped belongs to the last value that is not
     clipped = np.where(inside, weights, 0.0)
-    first, last = (np.flatnonzero(inside)[[0, -1]]) if inside.any() else (0, 0)
-    clipped[first] += weights[values < low].sum()
-    clipped[last] += weights[values > high].sum()
-    codes -= quant.qmin
-    total = np.bincount(codes[inside], weights[inside], quant.qmax - quant.qmin + 1)
-    members = np.bincount(codes[inside], minlength=len(total))
-    spread = np.where(inside, (total / np.maximum(members, 1))[codes], 0.0)
-    spread /= max(spread.sum(), 1e-30)
+    clipped[each, inside.argmax(axis=1)] += np.where(values < low, weights, 0.0).sum(axis=1)
+    top = last - inside[:, ::-1].argmax(axis=1)
+    clipped[each, top] += np.where(values > high, weights, 0.0).sum(axis=1)
+    codes = np.clip(np.rint(values / scale) + zero, quant.qmin, quant.qmax).astype(np.int64)
+    codes += each[:, None] * (quant.qmax - quant.qmin + 1) - quant.qmin  # of its own range
+    total = np.bincount(codes[inside], np.broadcast_to(weights, codes.shape)[inside])
+    members = np.bincount(codes[inside])
+    shared = np.append(total / np.maximum(members, 1), np.zeros(codes.max() + 1 - len(total)))
+    spread = np.where(inside, shared[codes], 0.0)
+    spread /= np.maximum(spread.sum(axis=1, keepdims=True), 1e-30)
     used = (clipped > 0) & (spread > 0)
-    return float((clipped[used] * np.log(clipped[used] / spread[used])).sum())
+    ratio = np.divide(clipped, spread, out=np.ones_like(clipped), where=used)
+    return np.asarray((clipped * np.log(ratio)).sum(axis=1))

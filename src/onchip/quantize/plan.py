@@ -13,7 +13,7 @@ from onchip.quantize import weights as rounding
 from onchip.quantize.compete import Contest, decide
 from onchip.quantize.correct import bias_shift, by_channel
 from onchip.quantize.influence import Influence
-from onchip.quantize.ranges import Range, choose, fit, limits, rounded
+from onchip.quantize.ranges import Choice, Range, choose, fit, limits, rounded
 from onchip.quantize.regions import Layer, Regions
 from onchip.quantize.stats import Stats
 from onchip.spec import InputSpec, QuantSpec
@@ -136,6 +136,7 @@ def make_plan(
     reasons: Mapping[str, str] | None = None,
     wide: Sequence[str] = (),
     felt: Mapping[str, Influence] | None = None,
+    choice: Choice = choose,
 ) -> QuantPlan:
     """Decide scales, zero points and bias corrections.
 
@@ -150,9 +151,10 @@ def make_plan(
         wide: nodes of the layers whose output gets 16 bits.
         felt: what errors in tensors do to the detections. Where it is known, rules compete for a
             range by that; elsewhere the least power of the error decides.
+        choice: decides it.
     """
     sixteen = _sixteen(regions, wide)
-    ranges, contests = _ranges(model, regions, seen, quant, spec, sixteen, felt or {})
+    ranges, contests = _ranges(model, regions, seen, quant, spec, sixteen, felt or {}, choice)
     tensors = tuple(
         TensorPlan(
             name=t,
@@ -164,7 +166,7 @@ def make_plan(
         )
         for t in regions.tensors
     )
-    tensors += _fused(regions, seen, quant)
+    tensors += _fused(regions, seen, quant, choice)
     planned = {t.name: t for t in tensors}
     layers = tuple(
         _layer_plan(
@@ -189,9 +191,11 @@ def _sixteen(regions: Regions, wide: Sequence[str]) -> frozenset[str]:
     return frozenset(regions.groups[t] for t in made if t in regions.groups)
 
 
-def _fused(regions: Regions, seen: Mapping[str, Stats], quant: QuantSpec) -> tuple[TensorPlan, ...]:
+def _fused(
+    regions: Regions, seen: Mapping[str, Stats], quant: QuantSpec, choice: Choice
+) -> tuple[TensorPlan, ...]:
     """Scales for what is not rounded."""
-    found = {t: choose([seen[t]], regions.reads.get(t, ""), quant) for t in regions.fused}
+    found = {t: choice([seen[t]], regions.reads.get(t, ""), quant) for t in regions.fused}
     return tuple(
         TensorPlan(name=t, scale=r.scale, zero=r.zero, sqnr_db=r.sqnr_db, group=t, rounded=False)
         for t, r in found.items()
@@ -206,6 +210,7 @@ def _ranges(
     spec: InputSpec,
     sixteen: frozenset[str],
     felt: Mapping[str, Influence],
+    choice: Choice,
 ) -> tuple[dict[str, Range], tuple[Contest, ...]]:
     """Return the range of each group of tensors, and how those were won that were contested."""
     members: dict[str, list[str]] = {}
@@ -227,7 +232,7 @@ def _ranges(
             contests.append(won[1])
         else:
             stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
-            found[root] = choose(stats, reader, quant)
+            found[root] = choice(stats, reader, quant)
     return found, tuple(contests)
 
 

@@ -43,7 +43,11 @@ class Chain:
 
 def chains(model: Model) -> list[Chain]:
     """Find every layer that can be split."""
-    found = (_chain(n, model) for n in model.proto.graph.node if _is_conv(n, model))
+    nodes = [
+        (node, [n for n in node.input if n and n not in model.constants])
+        for node in model.proto.graph.node
+    ]
+    found = (_chain(n, model, nodes) for n, _ in nodes if _is_conv(n, model))
     return [c for c in found if c is not None]
 
 
@@ -60,16 +64,17 @@ def _is_depthwise(node: onnx.NodeProto, model: Model) -> bool:
     return weight.shape[1] == 1 and len(weight) == _group(node) > 1
 
 
-def _chain(layer: onnx.NodeProto, model: Model) -> Chain | None:
-    """Follow a dense layer's channels until something mixes them."""
+def _chain(
+    layer: onnx.NodeProto, model: Model, nodes: Sequence[tuple[onnx.NodeProto, list[str]]]
+) -> Chain | None:
+    """Follow a dense layer's channels until something mixes them; each node comes with its data."""
     if _group(layer) != 1:
         return None
     outputs = {o.name for o in model.outputs}
     inside, members = {layer.output[0]}, {layer.name}
     readers: dict[str, str] = {}
-    for node in model.proto.graph.node:
-        data = [n for n in node.input if n and n not in model.constants]
-        if node.name in members or not inside.intersection(data):
+    for node, data in nodes:
+        if node.name in members or inside.isdisjoint(data):
             continue
         if not inside.issuperset(data):
             return None

@@ -1,6 +1,6 @@
 """Choose the range of a tensor: the one that loses least in what its reader makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,25 @@ def _beside(low: float, high: float, quant: QuantSpec) -> tuple[float, int]:
         below, above = max(zero - quant.qmin, 0.5), max(quant.qmax - zero, 0.5)
         found.append((float(max(-low / below, high / above)), zero))
     return min(found)
+
+
+Choice = Callable[[list[Stats], str, QuantSpec], Range]
+
+
+def remembering() -> Choice:
+    """Return a `choose` that does not choose twice for the same statistics, which no longer change.
+
+    Plans that are tried one after the other have most of their tensors in common.
+    """
+    known: dict[tuple[object, ...], tuple[list[Stats], Range]] = {}
+
+    def chosen(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:
+        key = (*map(id, seen), reader, quant)
+        if key not in known:
+            known[key] = seen, choose(seen, reader, quant)  # kept, so that no other gets its id
+        return known[key][1]
+
+    return chosen
 
 
 def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:

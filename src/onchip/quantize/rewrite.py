@@ -20,6 +20,7 @@ from onchip.quantize.observe import Maker, observe
 from onchip.quantize.plan import make_plan
 from onchip.quantize.probes import Probes
 from onchip.quantize.range_split import Chain
+from onchip.quantize.ranges import Choice, remembering
 from onchip.quantize.regions import divide
 from onchip.quantize.stats import Stats
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
@@ -61,11 +62,22 @@ class Rewriting:
         """What is seen of the network as it was given."""
         return self.seen(self.model)
 
+    @cached_property
+    def choice(self) -> Choice:
+        """Decides ranges, each once."""
+        return remembering()
+
     def loss(self, model: Model, seen: Mapping[str, Stats]) -> float:
         """How far a network's scores stray once it is quantized."""
         regions = divide(model, self.head, self.quant, self.floats)
         plan = make_plan(
-            model, regions, seen, self.quant, self.spec, images=len(self.probes.inputs)
+            model,
+            regions,
+            seen,
+            self.quant,
+            self.spec,
+            images=len(self.probes.inputs),
+            choice=self.choice,
         )
         return self.probes.loss(emit(model, regions, plan).SerializeToString())
 
@@ -109,7 +121,7 @@ def _split(work: Rewriting, model: Model) -> tuple[Model, tuple[Verdict, ...]]:
     tried = sorted((c.node for c in chains if coarse[c.node] >= COARSE), key=lambda n: -coarse[n])
     loss, said, misses = (work.loss(model, seen) if tried else 0.0), [], 0
     for node in tried[:MOST_CHAINS]:
-        chain = next(c for c in range_split.chains(model) if c.node == node)
+        chain = next(c for c in chains if c.node == node)
         groups = range_split.parts(widths[node], _count(widths[node]))
         trial = range_split.split(model, chain, groups)
         now = work.seen(trial, seen)
@@ -125,6 +137,7 @@ def _split(work: Rewriting, model: Model) -> tuple[Model, tuple[Verdict, ...]]:
         )
         said.append(Verdict(code="range_split", message=text))
         model, loss, seen = trial, reached, now
+        chains = range_split.chains(model)
     return model, tuple(said)
 
 

@@ -58,8 +58,7 @@ class Stats:
         counts, exponent = other.counts, other.exponent
         while exponent < self.exponent:
             counts, exponent = fold(counts), exponent + 1
-        while self.exponent < exponent:
-            self.counts, self.exponent = fold(self.counts), self.exponent + 1
+        self._widen((BINS - 1) * 2.0 ** (exponent - 1))
         self.counts = self.counts + counts
         first = not self.samples
         self.total = other.total if first else self.total + other.total
@@ -69,8 +68,10 @@ class Stats:
 
     def _widen(self, magnitude: float) -> None:
         """Fold the histogram until `magnitude` falls inside it."""
+        empty = not self.counts.any()
         while magnitude >= (BINS - 1) * 2.0**self.exponent:
-            self.counts, self.exponent = fold(self.counts), self.exponent + 1
+            self.counts = self.counts if empty else fold(self.counts)
+            self.exponent += 1
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
