@@ -61,6 +61,20 @@ def test_stages_hand_over_the_same_file_and_skip(tiny: Path, photos: Path, cli: 
     assert again["peak_rss_mb"] > 10
 
 
+def test_memory_is_its_own_and_not_that_of_who_started_it(
+    tiny: Path, photos: Path, tmp_path: Path
+) -> None:
+    code = """if True:
+        import subprocess, sys
+        held = bytearray(b"1" * (800 << 20))
+        subprocess.run([sys.executable, "-m", "onchip", *sys.argv[1:]], check=True)
+    """
+    command = ["build", tiny, "-c", photos, "-o", tmp_path / "a.onchip", "--json"]
+    started = [sys.executable, "-c", code, *map(str, command)]
+    done = subprocess.run(started, check=True, capture_output=True, text=True)
+    assert 10 < json.loads(done.stdout)["peak_rss_mb"] < 700
+
+
 def test_inspect_a_model(tiny: Path, cli: Cli) -> None:
     found = json.loads(cli("inspect", tiny, "--json").stdout)
     assert found["format"] == "onnx"
