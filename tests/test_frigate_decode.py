@@ -252,7 +252,7 @@ def test_the_accuracy_that_frigate_leaves(data: Path, cli: Cli) -> None:
     coco = data / "coco"
     cli(
         "build", data / "models" / "yolov8n.onnx", "-c", coco / "images", "--images", "8",
-        "--layout", "frigate", "-o", "f.onchip",
+        "--recipe", "fast", "--layout", "frigate", "-o", "f.onchip",
     )  # fmt: skip
     common = ("f.onchip", "--data", coco / "data.yaml", "--images", "16")
     said = cli("eval", *common, "--as-frigate").stdout

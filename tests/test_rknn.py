@@ -21,7 +21,7 @@ from onchip.detect.detector import Detector
 from onchip.errors import InputError, UnsupportedError
 from onchip.formats import rknn as rknn_file
 from onchip.graph.run import Runner
-from onchip.quantize.recipe import PLAIN
+from onchip.quantize.recipe import PLAIN, RECIPES
 from onchip.spec import HeadSpec
 from onchip.targets import target as targets
 from onchip.targets.rknn.chips import Rk3566, Rk3588
@@ -358,7 +358,7 @@ def our_boxes(
 @pytest.fixture(scope="module")
 def zoo(data: Path) -> Artifact:
     photos = find_images(data / "coco" / "images" / "train2017")[::8][:24]
-    options = Options(layout="zoo", target={"quantizer": "onchip"})
+    options = Options(layout="zoo", recipe=RECIPES["fast"], target={"quantizer": "onchip"})
     return build(data / "models" / "yolov8n.onnx", "rk3588", photos, options=options)
 
 

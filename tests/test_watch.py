@@ -19,11 +19,12 @@ import onnx
 import pytest
 
 from onchip.artifact import save
-from onchip.build import build
+from onchip.build import Options, build
 from onchip.cli.watch import _teller
 from onchip.detect.save import VideoWriter
 from onchip.detections import Detections
 from onchip.errors import DeviceError, InputError, ToolError, UnsupportedError
+from onchip.quantize.recipe import RECIPES
 from onchip.vision.preprocess import Image
 from onchip.watch import camera as cameras
 from onchip.watch import chip as chips
@@ -743,7 +744,9 @@ def test_the_command_ends_cleanly(
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_the_real_clip_on_a_real_chip(target: str, tmp_path: Path, data: Path) -> None:
     photos = sorted((data / "coco" / "images" / "train2017").glob("*.jpg"))[:16]
-    save(build(data / "models" / "yolov8n.onnx", target, photos), tmp_path / "best.onchip")
+    options = Options(recipe=RECIPES["fast"])
+    made = build(data / "models" / "yolov8n.onnx", target, photos, options=options)
+    save(made, tmp_path / "best.onchip")
     file = tmp_path / "cameras.toml"
     file.write_text(
         'model = "best.onchip"\ndata = "kept"\n[cameras.lot]\n'
