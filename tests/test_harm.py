@@ -18,10 +18,10 @@ from onchip.quantize.compete import USUAL, Judge, candidates, compete, decide, e
 from onchip.quantize.emit import emit
 from onchip.quantize.harm import asked, cotangents, done, foreseen, influences
 from onchip.quantize.influence import Influence
-from onchip.quantize.observe import observe
-from onchip.quantize.plan import make_plan
+from onchip.quantize.observe import Maker, observe
+from onchip.quantize.plan import QuantPlan, make_plan
 from onchip.quantize.ranges import choose, fit, limits, rounded
-from onchip.quantize.regions import divide
+from onchip.quantize.regions import Regions, divide
 from onchip.quantize.settle import settle
 from onchip.quantize.stats import Stats
 from onchip.spec import InputSpec, QuantSpec
@@ -65,15 +65,21 @@ def rank_correlation(first: list[float], second: list[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def planned(
+    found: Cut, quant: QuantSpec, makers: list[Maker]
+) -> tuple[Regions, dict[str, Stats], QuantPlan]:
+    regions = divide(found.model, found.head, quant)
+    seen = observe(found.model, found.head, regions, makers)
+    plan = make_plan(found.model, regions, seen, quant, SPEC, images=len(makers))
+    return regions, seen, plan
+
+
 @pytest.mark.parametrize("name", ["yolov8", "yolox"])
 def test_the_order_of_harms_is_that_of_the_truth(name: str, tmp_path: Path) -> None:
-    found = whole(name, tmp_path)
-    quant = replace(Cpu.quant, pair_limit=0)
-    regions = divide(found.model, found.head, quant)
+    found, quant = whole(name, tmp_path), replace(Cpu.quant, pair_limit=0)
     inputs = [found.model.noise(seed) for seed in range(6)]
     makers = [lambda x=x: x for x in inputs]
-    seen = observe(found.model, found.head, regions, makers)
-    plan = make_plan(found.model, regions, seen, quant, SPEC, images=6)
+    regions, _, plan = planned(found, quant, makers)
     felt, unknown = influences(
         found.model, found.head, asked(found.model, regions), makers, draws=2
     )
@@ -97,13 +103,10 @@ def test_the_order_of_harms_is_that_of_the_truth(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["yolov5", "nanodet"])
 def test_ranges_that_compete_do_no_more_harm_than_the_usual_ones(name: str, tmp_path: Path) -> None:
-    found = whole(name, tmp_path)
-    quant = replace(Cpu.quant, pair_limit=0)
-    regions = divide(found.model, found.head, quant)
+    found, quant = whole(name, tmp_path), replace(Cpu.quant, pair_limit=0)
     inputs = [found.model.noise(seed) for seed in range(8)]
     makers = [lambda x=x: x for x in inputs]
-    seen = observe(found.model, found.head, regions, makers)
-    plan = make_plan(found.model, regions, seen, quant, SPEC, images=8)
+    regions, seen, plan = planned(found, quant, makers)
     felt, _ = influences(found.model, found.head, asked(found.model, regions), makers)
     groups: dict[str, list[str]] = {}
     for tensor, group in regions.groups.items():

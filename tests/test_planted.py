@@ -237,6 +237,14 @@ def kind(name: str, *models: str) -> Callable[[Fault], Fault]:
     return enter
 
 
+def weights(
+    made: Artifact, node: str, change: Callable[[npt.NDArray[np.float32]], None]
+) -> Artifact:
+    """With a layer's weights changed, in the network that the plan is of."""
+    payload = "planned" if "planned" in made.payloads else "cut"
+    return graph(made, payload, lambda proto: constant(proto, node, 1, change))
+
+
 @kind("range too short", "yolov8n", "nanodet_m", "yolox_nano")
 def short(bench: Bench, model: str) -> Planted:
     made = bench.sound(model)
@@ -420,8 +428,7 @@ def zeroed(bench: Bench, model: str) -> Planted:
     def clear(values: npt.NDArray[np.float32]) -> None:
         values[np.argsort(-np.abs(values).reshape(len(values), -1).sum(axis=1))[:3]] = 0
 
-    payload = "planned" if "planned" in made.payloads else "cut"
-    wrong = graph(made, payload, lambda proto: constant(proto, node, 1, clear))
+    wrong = weights(made, node, clear)
     return Planted(wrong, ("network",), (node,))
 
 
@@ -582,8 +589,7 @@ def negated(bench: Bench, model: str) -> Planted:
     def turn(values: npt.NDArray[np.float32]) -> None:
         values[int(np.abs(values).reshape(len(values), -1).sum(axis=1).argmax())] *= -1
 
-    payload = "planned" if "planned" in made.payloads else "cut"
-    wrong = graph(made, payload, lambda proto: constant(proto, node, 1, turn))
+    wrong = weights(made, node, turn)
     return Planted(wrong, ("network",), (node,))
 
 
@@ -595,8 +601,7 @@ def rolled(bench: Bench, model: str) -> Planted:
     def roll(values: npt.NDArray[np.float32]) -> None:
         values[:] = np.roll(values, 1, axis=0)
 
-    payload = "planned" if "planned" in made.payloads else "cut"
-    wrong = graph(made, payload, lambda proto: constant(proto, node, 1, roll))
+    wrong = weights(made, node, roll)
     return Planted(wrong, ("network",), (node,))
 
 

@@ -76,7 +76,7 @@ def choose_within(
 
 def _fewest(measured: _Measured, search: Search, budget: float) -> tuple[str, ...]:
     """Return the smallest set that keeps the budget, or the largest where none does."""
-    sets = [s.layers for s in search.tradeoff().steps()]
+    sets = [s.layers for s in search.tradeoff.steps()]
     if not sets or measured.lost(sets[-1]) > budget:
         return sets[-1] if sets else ()
     low, high = -1, len(sets) - 1  # the first does not keep it, the last does

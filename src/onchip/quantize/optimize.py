@@ -27,6 +27,7 @@ from onchip.quantize.recipe import Recipe
 from onchip.quantize.regions import Regions, divide
 from onchip.quantize.rewrite import Rewriting, rewritten
 from onchip.quantize.settle import settle
+from onchip.quantize.stats import Stats
 from onchip.quantize.tune import Effort, Tuned, tune
 from onchip.sampling import some
 from onchip.spec import HeadSpec, InputSpec, QuantSpec, Verdict
@@ -98,20 +99,7 @@ def optimize(
         )
     )
     regions = divide(model, work.head, work.quant, work.floats)
-    total = len(work.images)
-    unsound: dict[int, str] = {}
-    seen = observe(
-        model,
-        work.head,
-        regions,
-        work.images,
-        progress=lambda done: progress("observe", done, total),
-        refused=unsound.__setitem__,
-    )
-    for number, tensor in unsound.items():
-        work.refused(number, tensor)
-    sound_ones = [m for n, m in enumerate(work.images) if n not in unsound]
-    work = replace(work, images=sound_ones)
+    seen, work = _seen(work, model, regions, progress)
     used = work.used()
 
     @cache
@@ -139,7 +127,7 @@ def optimize(
     tuned = chosen.tuned or fit(chosen.plan)
     plan, settled = _settled(work, recipe, model, chosen.plan, tuned)
     if felt:
-        plan = structs.replace(plan, raising=search.tradeoff().steps())
+        plan = structs.replace(plan, raising=search.tradeoff.steps())
     sound.check_plan(plan)
     said = (
         *changes,
@@ -151,6 +139,25 @@ def optimize(
         *sound.half_said(plan, regions, seen),
     )
     return Optimized(model, plan, chosen.loss, said)
+
+
+def _seen(
+    work: Work, model: Model, regions: Regions, progress: Progress
+) -> tuple[dict[str, Stats], Work]:
+    """Watch the network on all images; those that make NaN or infinite values are left out."""
+    unsound: dict[int, str] = {}
+    seen = observe(
+        model,
+        work.head,
+        regions,
+        work.images,
+        progress=lambda done: progress("observe", done, len(work.images)),
+        refused=unsound.__setitem__,
+    )
+    for number, tensor in unsound.items():
+        work.refused(number, tensor)
+    sound_ones = [m for n, m in enumerate(work.images) if n not in unsound]
+    return seen, replace(work, images=sound_ones)
 
 
 def _felt(

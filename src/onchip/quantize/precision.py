@@ -6,6 +6,7 @@ layers that are foreseen to win most are tried one by one, and what gains most i
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from onchip.graph.read import Model
 from onchip.quantize.emit import emit
@@ -69,6 +70,7 @@ class Search:
         """What a layer is raised to, for people."""
         return "float" if self.to_float else "16 bits"
 
+    @cached_property
     def tradeoff(self) -> Tradeoff:
         """What raising layers is foreseen to win."""
         regions = divide(self.model, self.probes.head, self.plan.quant, self.plan.floats)
@@ -108,7 +110,7 @@ def choose_precision(search: Search, limit: int = 3) -> Precision:
         return Precision(plan, loss, warning(loss))
     before = dict.fromkeys(search.raised, f"kept in {search.precision} by the user")
     best, best_loss = before, loss
-    for nodes in [s for s in search.tradeoff().sets() if len(s) <= limit][:TRIALS]:
+    for nodes in [s for s in search.tradeoff.sets() if len(s) <= limit][:TRIALS]:
         trial = before | dict.fromkeys(nodes, "")
         if (reached := search.loss(search.plan_with(trial))) < best_loss:
             best, best_loss = trial, reached

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onchip.graph.read import Model
 from onchip.graph.run import Array, Runner
 from onchip.spec import HeadSpec
 from onchip.vision import decode
@@ -23,14 +22,6 @@ class Probes:
     head: HeadSpec
     inputs: Sequence[npt.NDArray[np.generic]]
     wanted: Sequence[Tensors]
-
-    @classmethod
-    def of(
-        cls, model: Model, head: HeadSpec, inputs: Sequence[npt.NDArray[np.generic]]
-    ) -> "Probes":
-        """Run the float network."""
-        run = Runner(model.bytes)
-        return cls(head, inputs, [run(x) for x in inputs])
 
     def first(self, count: int) -> "Probes":
         """Return the first of them."""

@@ -44,9 +44,7 @@ class Tradeoff:
         self._harm = {t: h for t, h in known if h is not None}
         freed = _freed_by_float if to_float else _freed_by_width
         self._frees = freed(model, regions)
-        self._costs = {
-            x.node: products(model.producers[x.raw], model) for x in regions.layers
-        }  # fmt: skip
+        self._costs = {x.node: products(model.producers[x.raw], model) for x in regions.layers}
         self._whole = max(sum(self._costs.values()), 1)
 
     def sets(self) -> list[tuple[str, ...]]:
