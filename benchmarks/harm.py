@@ -22,7 +22,7 @@ from common import DATA, MODELS, photos
 from onchip.build import Options, optimize, parse, planned_model
 from onchip.graph.run import Runner
 from onchip.quantize.emit import emit
-from onchip.quantize.harm import asked, done, foreseen, influences
+from onchip.quantize.harm import Wish, asked, cotangents, done, foreseen, influences
 from onchip.quantize.observe import Maker
 from onchip.quantize.plan import QuantPlan
 from onchip.quantize.recipe import recipe
@@ -64,13 +64,15 @@ def compared(name: str, target: str, count: int) -> tuple[float, float, int]:
     def maker(path: Path) -> Maker:
         return lambda: prepare(read_image(path), spec)[0]
 
-    felt, _ = influences(
-        model, head, asked(model, regions), [maker(p) for p in calibration[:: CALIBRATION // FELT]]
-    )
+    size, run, random = (spec.width, spec.height), Runner(model.bytes), np.random.default_rng(0)
+
+    def wish(make: Maker) -> Wish:
+        return Wish.of(make, cotangents(head, run(make()), size, random))
+
+    makers = [maker(p) for p in calibration[:: CALIBRATION // FELT]]
+    felt, _ = influences(model, asked(model, regions), map(wish, makers))
     harms = {g: h for g, h in foreseen(model, plan, felt).items() if h is not None}
     inputs = [prepare(read_image(s.path), spec)[0] for s in samples("tune", CALIBRATION, count)]
-    size = (spec.width, spec.height)
-    run = Runner(model.bytes)
     wanted = [run(x) for x in inputs]
 
     def truth(group: str) -> float:

@@ -45,9 +45,9 @@ def test_the_main_job(name: str, data: Path, cli: Cli) -> None:
             "--data",
             notes,
             "--images",
-            24,
+            12,
             "--max-drop",
-            4,
+            6,
             "--report",
             "p.html",
             "--json",
@@ -61,7 +61,7 @@ def test_the_main_job(name: str, data: Path, cli: Cli) -> None:
     # the kernels compute what the plan says, on any CPU
     assert abs(rows["compiled"]["matched"] - rows["plan"]["matched"]) < 0.05
     assert proof["causes"] == [] or proof["passed"] is False
-    found = json.loads(cli("eval", "x.onchip", "--data", notes, "--images", 24, "--json").stdout)
+    found = json.loads(cli("eval", "x.onchip", "--data", notes, "--images", 12, "--json").stdout)
     assert found["map50_95"] == pytest.approx(rows["compiled"]["map50_95"], abs=1e-4)
 
 
@@ -84,7 +84,9 @@ def test_a_real_video(data: Path, cli: Cli) -> None:
         "-c",
         data / "coco" / "images" / "train2017",
         "--images",
-        16,
+        8,
+        "--recipe",
+        "fast",
         "-o",
         "x.onchip",
     )

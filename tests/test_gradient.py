@@ -93,7 +93,8 @@ def agrees(model: Model, image: np.ndarray, tensors: list[str], eps: float) -> N
     made = backward(model, tensors)
     assert not made.unknown
     found = ended(made, tensors)(image, cotangents)
-    for name, gradient in zip(tensors, found, strict=True):
+    for name in tensors:
+        gradient = found[made.gradients[name]]
         assert gradient.shape == shapes[name]
         direction = normal(*shapes[name])
         ends = []

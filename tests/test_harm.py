@@ -1,5 +1,6 @@
 """What rounding does to the detections: foreseen, and then done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from msgspec.structs import replace
 from onchip.graph.clean import clean
 from onchip.graph.prove import Cut, cut
 from onchip.graph.read import read
-from onchip.graph.run import Runner
+from onchip.graph.run import Array, Runner
 from onchip.graph.split import split_ends
 from onchip.quantize.compete import USUAL, Judge, candidates, compete, decide, expected
 from onchip.quantize.emit import emit
-from onchip.quantize.harm import asked, cotangents, done, foreseen, influences
+from onchip.quantize.harm import Wish, asked, cotangents, done, foreseen, influences
 from onchip.quantize.influence import Influence
 from onchip.quantize.observe import Maker, observe
 from onchip.quantize.plan import QuantPlan, make_plan
@@ -65,6 +66,16 @@ def rank_correlation(first: list[float], second: list[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+def wishes(found: Cut, inputs: Sequence[Array], draws: int = 1) -> list[Wish]:
+    run, random = Runner(found.model.bytes), np.random.default_rng(0)
+    return [
+        Wish.of(
+            lambda x=x: x, *(cotangents(found.head, run(x), SIZE, random) for _ in range(draws))
+        )
+        for x in inputs
+    ]
+
+
 def planned(
     found: Cut, quant: QuantSpec, makers: list[Maker]
 ) -> tuple[Regions, dict[str, Stats], QuantPlan]:
@@ -81,7 +92,7 @@ def test_the_order_of_harms_is_that_of_the_truth(name: str, tmp_path: Path) -> N
     makers = [lambda x=x: x for x in inputs]
     regions, _, plan = planned(found, quant, makers)
     felt, unknown = influences(
-        found.model, found.head, asked(found.model, regions), makers, draws=2
+        found.model, asked(found.model, regions), wishes(found, inputs, draws=2)
     )
     assert not unknown
     harms = foreseen(found.model, plan, felt)
@@ -107,7 +118,7 @@ def test_ranges_that_compete_do_no_more_harm_than_the_usual_ones(name: str, tmp_
     inputs = [found.model.noise(seed) for seed in range(8)]
     makers = [lambda x=x: x for x in inputs]
     regions, seen, plan = planned(found, quant, makers)
-    felt, _ = influences(found.model, found.head, asked(found.model, regions), makers)
+    felt, _ = influences(found.model, asked(found.model, regions), wishes(found, inputs))
     groups: dict[str, list[str]] = {}
     for tensor, group in regions.groups.items():
         groups.setdefault(group, []).append(tensor)
@@ -138,7 +149,7 @@ def test_a_tensor_behind_an_unknown_operator_is_unknown(tmp_path: Path) -> None:
     first.op_type = "Erf"
     model = found.model.changed(proto)
     regions = divide(model, found.head, Cpu.quant)
-    felt, unknown = influences(model, found.head, asked(model, regions), [lambda: model.noise(0)])
+    felt, unknown = influences(model, asked(model, regions), wishes(found, [model.noise(0)]))
     assert set(unknown.values()) == {f"no rule for Erf ({first.name})"}
     assert felt and not felt.keys() & unknown.keys()
     seen = observe(model, found.head, regions, [lambda: model.noise(0)])

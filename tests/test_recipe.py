@@ -47,11 +47,7 @@ def test_each_algorithm_does_its_part_alone(parsed: Artifact, scenes: list[Path]
     assert all(x.codes for x in fitted.layers) and "weights_fitted" in said
     assert fitted.tensors == plain.tensors and not fitted.contests
     both, _ = made(parsed, scenes, "ranges,weights")
-    assert [c.group for c in both.contests] == [c.group for c in ranged.contests]
-    # threads add in another order each time, which may decide between two that are as good
-    pairs = zip(both.tensors, ranged.tensors, strict=True)
-    same = sum(a.scale == pytest.approx(b.scale, rel=1e-4) for a, b in pairs)
-    assert same >= 0.9 * len(ranged.tensors)
+    assert both.contests == ranged.contests and both.tensors == ranged.tensors
 
 
 def test_a_contest_names_its_group_and_its_winner(parsed: Artifact, scenes: list[Path]) -> None:

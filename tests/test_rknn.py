@@ -229,7 +229,7 @@ def command_of(process: int) -> bytes:
 def test_an_sdk_that_is_killed(data: Path, cli: Cli) -> None:
     photos = data / "coco" / "images" / "val2017"
     arguments = [data / "models" / "yolov8n.onnx", "-t", "rk3588", "-c", photos, "--images", 8]
-    arguments += ["-O", "quantizer=onchip", "-o", "a.onchip"]
+    arguments += ["--recipe", "fast", "-O", "quantizer=onchip", "-o", "a.onchip"]
     command = [sys.executable, "-m", "onchip", "build", *map(str, arguments)]
     process = subprocess.Popen(command, cwd=cli.folder, stderr=subprocess.PIPE, text=True)
     workers: list[int] = []
@@ -389,7 +389,7 @@ def test_the_zoos_post_process_reads_our_build(zoo: Artifact, data: Path) -> Non
 
 
 def test_the_zoos_layout_sees_what_the_network_does(zoo: Artifact, data: Path) -> None:
-    photos = find_images(data / "coco" / "images" / "val2017")[:12]
+    photos = find_images(data / "coco" / "images" / "val2017")[:6]
     proof = verify(zoo, unlabelled(photos, ()), labelled=False)
     rows = {r.stage: r.parity for r in proof.rows}
     assert rows["cut"].matched == 1
@@ -434,7 +434,7 @@ def test_interrupting_several_builds_ends_every_sdk(data: Path, cli: Cli) -> Non
     photos = data / "coco" / "images" / "val2017"
     model = data / "models" / "yolov8n.onnx"
     command = [sys.executable, "-m", "onchip", "build", str(model), "-t", "rk3588,rk3566"]
-    command += ["-c", str(photos), "--images", "32", "-o", "."]
+    command += ["-c", str(photos), "--images", "4", "--recipe", "fast", "-o", "."]
     process = subprocess.Popen(command, cwd=cli.folder, stderr=subprocess.PIPE, text=True)
     workers: list[int] = []
     while len(workers) < 2 and process.poll() is None:

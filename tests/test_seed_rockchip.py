@@ -13,6 +13,7 @@ from onchip.build import Options, build, parse
 from onchip.dataset.samples import unlabelled
 from onchip.graph.pixels import Pixels
 from onchip.measure.proof import Proof
+from onchip.quantize.recipe import RECIPES
 from onchip.verify import verify
 from onchip.vision.preprocess import find_images
 
@@ -36,7 +37,8 @@ def val(data: Path, count: int) -> list[Path]:
 def nano(sdk: None, data: Path) -> Artifact:
     """The seed's network, as the stock exporter writes it, built for its chip."""
     model = data / "models" / "yolov8n.onnx"
-    return build(model, "rk3588", train(data, 24), options=Options(target=OURS))
+    options = Options(target=OURS, recipe=RECIPES["fast"])
+    return build(model, "rk3588", train(data, 16), options=options)
 
 
 def proven(artifact: Artifact, data: Path, count: int = 12) -> Proof:
@@ -80,11 +82,12 @@ def test_3_an_export_at_1920_is_told_what_it_costs(photos: Path, cli: Cli) -> No
 
 @pytest.mark.rknn
 def test_4_mean_and_std_128_for_a_network_of_0_to_1(sdk: None, data: Path, cli: Cli) -> None:
-    flags = ["-t", "rk3588", "-c", data / "coco" / "images" / "train2017", "--images", 24]
-    flags += ["--mean", 128, "--std", 128, "-O", "quantizer=onchip", "-o", "wrong.onchip"]
+    flags = ["-t", "rk3588", "-c", data / "coco" / "images" / "train2017", "--images", 8]
+    flags += ["--recipe", "fast", "-O", "quantizer=onchip", "-o", "wrong.onchip"]
+    flags += ["--mean", 128, "--std", 128]
     done = cli("build", data / "models" / "yolov8n.onnx", *flags)
     assert "mean (128.0, 128.0, 128.0) was given, the model says (0.0, 0.0, 0.0)" in done.stdout
-    labelled = ["--data", data / "coco" / "data.yaml", "--images", 12]
+    labelled = ["--data", data / "coco" / "data.yaml", "--images", 8]
     proof = cli("verify", "wrong.onchip", *labelled, code=1).stdout
     assert "preprocessing mismatch" in proof
     assert "mean 0 std 255 instead of mean 128 std 128" in proof
@@ -130,8 +133,8 @@ def test_7_red_and_blue_changed_over(data: Path) -> None:
 
 @pytest.mark.rknn
 def test_8_a_hybrid_build_is_held_against_ours(sdk: None, data: Path) -> None:
-    options = Options(target={"hybrid": "auto"})
-    made = build(data / "models" / "yolov5n.onnx", "rk3588", train(data, 16), options=options)
+    options = Options(target={"hybrid": "auto"}, recipe=RECIPES["fast"])
+    made = build(data / "models" / "yolov5n.onnx", "rk3588", train(data, 8), options=options)
     text = next(v.message for v in made.manifest.verdicts if v.code == "quantizer")
     assert "onchip's plan" in text and "the SDK's own quantization" in text and "is used" in text
 
@@ -211,7 +214,8 @@ def test_11_the_seeds_custom_operation(sdk: None, data: Path, cli: Cli) -> None:
     (cli.folder / "ops.py").write_text(OPERATION)
     command = ["build", "yolov8n_custom.onnx", "-t", "rk3588", "-c", data / "coco" / "images"]
     command[-1] = data / "coco" / "images" / "train2017"
-    command += ["--images", 16, "-o", "a.onchip", "-O", "quantizer=onchip", "-O", "ops=ops.py"]
+    command += ["--images", 4, "--recipe", "fast", "-o", "a.onchip", "-O", "quantizer=onchip"]
+    command += ["-O", "ops=ops.py"]
     text = cli(*command, code=3).stderr
     assert "an operation that is not ONNX's: cstSoftmax" in text
     done = cli(*command, "--custom-op", "cstSoftmax=Softmax")

@@ -54,17 +54,18 @@ class BackwardRunner:
                 made.proto.SerializeToString(), threads, optimize=PARTS, spinning=False
             )
         self._cotangents = made.cotangents
+        self._names = [o.name for o in self._session.get_outputs()]
         taken = set(made.cotangents.values())
         self._image = next(i.name for i in self._session.get_inputs() if i.name not in taken)
 
     def __call__(
         self, image: npt.NDArray[np.generic], cotangents: Mapping[str, Array]
-    ) -> Sequence[Array]:
-        """Return the graph's outputs for one image and a cotangent of each of its outputs."""
+    ) -> dict[str, Array]:
+        """Return the graph's outputs, by name, for one image and a cotangent of each of its own."""
         given = {self._cotangents[name]: values for name, values in cotangents.items()}
         with translated("ONNX Runtime cannot run the gradients' graph", kind=ToolError):
             found: Sequence[Array] = self._session.run(None, {self._image: image, **given})
-        return found
+        return dict(zip(self._names, found, strict=True))
 
 
 def backward(model: Model, watched: Iterable[str]) -> Backward:

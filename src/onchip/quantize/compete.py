@@ -15,17 +15,25 @@ from msgspec import Struct
 from onchip.graph.read import Model
 from onchip.quantize.activations import function
 from onchip.quantize.influence import Influence, new_in
-from onchip.quantize.ranges import KEEP, SURE, Range, choose, fit, fits, limits
+from onchip.quantize.ranges import (
+    KEEP,
+    SURE,
+    Ends,
+    Range,
+    choose,
+    fit,
+    fits,
+    limits,
+    narrowed,
+)
 from onchip.quantize.stats import Stats
 from onchip.spec import QuantSpec
 
 Values = npt.NDArray[np.float64]
-Ends = tuple[float, float]
 
 UNSEEN = 0.1  # of the judgement: by what all images showed, of which few were carried back
 SIZES = 12  # classes of values by their size
 RARE = 1e-3  # of all values: classes with fewer count mostly as the next smaller one
-SAME = 1 + 1e-9  # what threads add in another order differs in the last digits
 USUAL = "power of the error"  # the rule where nothing is known of the detections
 PERCENTILES = (99.9, 99.99, 99.999, 99.9999)
 
@@ -154,7 +162,7 @@ def compete(
     if not any(influence.power.any() for influence in felt):  # no image shows anything
         return _won(group, found, {USUAL: 0.0}, seen, reader, quant)
     judge = Judge.of(seen, felt, quant, unseen)
-    found["least harm"] = search(judge, whole, fixed_top=reader == "sigmoid")
+    found["least harm"] = narrowed(judge, whole, fixed_top=reader == "sigmoid")
     judged = judge(list(found.values())).tolist()
     harms = {name: float(f"{h:.6g}") for name, h in zip(found, judged, strict=True)}
     return _won(group, found, harms, seen, reader, quant)
@@ -243,7 +251,7 @@ def candidates(
         top = max(float(high), SURE) if reader == "sigmoid" else float(high)
         found[f"percentile {percent:g}"] = (min(float(low), 0.0), max(top, 0.0))
     squared = Judge((Part(values, weights, reader),), (), quant)
-    found["squared error"] = search(squared, whole, fixed_top=reader == "sigmoid")
+    found["squared error"] = narrowed(squared, whole, fixed_top=reader == "sigmoid")
     found["entropy"] = entropy(values, weights, whole, quant, fixed_top=reader == "sigmoid")
     return found
 
@@ -253,20 +261,6 @@ def merged(seen: Sequence[Stats]) -> tuple[Values, Values]:
     values = np.concatenate([s.centers for s in seen]).astype(np.float64)
     counts = np.concatenate([s.counts[s.counts > 0] for s in seen])
     return values, counts / counts.sum()
-
-
-def search(judge: Judge, whole: Ends, *, fixed_top: bool) -> Ends:
-    """Return the range with the least harm: each end is searched in turn, twice.
-
-    The upper end of what a sigmoid reads is never cut: that would be a ceiling over the scores.
-    """
-    best = whole
-    for upper in (False,) if fixed_top else (True, False, True, False):
-        low, high = whole
-        tried = [(best[0], high * k) if upper else (low * k, best[1]) for k in KEEP]
-        harms = judge(tried)
-        best = tried[int(np.flatnonzero(harms <= harms.min() * SAME)[0])]
-    return best
 
 
 def entropy(

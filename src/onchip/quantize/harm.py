@@ -9,7 +9,6 @@ harm of every scale that could be chosen.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from onnx import TensorProto, helper
 
 from onchip.graph.gradient import Backward, BackwardRunner, backward
 from onchip.graph.read import Model
-from onchip.graph.run import Array, Runner
+from onchip.graph.run import Array, one_ahead
 from onchip.quantize.attention import best_scores
 from onchip.quantize.influence import Influence, new_in
 from onchip.quantize.observe import Maker
@@ -100,45 +99,46 @@ def asked(model: Model, regions: Regions) -> list[Asked]:
     return found
 
 
+@dataclass(frozen=True)
+class Wish:
+    """An image, and a signed sum of what counts in it for each backward pass.
+
+    Sums are given as cotangents of the head's outputs: where in each they are not zero, and what
+    they are there.
+    """
+
+    make: Maker
+    sums: tuple[Mapping[str, tuple[Indices, Array]], ...]
+
+    @classmethod
+    def of(cls, make: Maker, *sums: Mapping[str, Array]) -> "Wish":
+        """The same of whole cotangents (see `cotangents`); sums of nothing are left out."""
+        thin = [{n: (np.flatnonzero(v), v[v != 0]) for n, v in each.items()} for each in sums]
+        return cls(make, tuple(t for t in thin if any(len(places) for places, _ in t.values())))
+
+
 def influences(
-    model: Model,
-    head: HeadSpec,
-    questions: Sequence[Asked],
-    inputs: Iterable[Maker],
-    *,
-    draws: int = 1,
-    seed: int = 0,
+    model: Model, questions: Sequence[Asked], wishes: Iterable[Wish]
 ) -> tuple[dict[str, Influence], dict[str, str]]:
     """Return the influence of each tensor, and of the others why it is unknown.
 
     Args:
         model: the float network, cut at its head.
-        head: how its outputs become detections.
         questions: the tensors.
-        inputs: makers of one input each; a few are enough.
-        draws: backward passes per image, each with other signs.
-        seed: of the signs.
+        wishes: images, and what counts in them; a few are enough.
     """
     made = backward(model, [q.gradient for q in questions])
     known = [q for q in questions if q.gradient in made.gradients]
     if not known:
         return {}, {q.values: made.unknown[q.gradient] for q in questions}
-    watch = _Watch(model, head, made, known, draws)
+    watch = _Watch(model, made, known)
     found = {q.values: Influence(q.reader, p) for q, p in zip(known, watch.places, strict=True)}
 
-    def fold(results: Sequence[Array]) -> None:
-        pairs = zip(results[::2], results[1::2], strict=True)
-        for influence, (values, gradient) in zip(found.values(), pairs, strict=True):
-            influence.add(_by_channel(values), _by_channel(gradient))
-
-    with ThreadPoolExecutor(1) as beside:  # what one image gave is folded while the next one runs
-        folded = beside.submit(lambda: None)
-        for number, make in enumerate(inputs):
-            if (tensor := make()) is not None:
-                for results in watch(tensor, np.random.default_rng((seed, number))):
-                    folded.result()
-                    folded = beside.submit(fold, results)
-        folded.result()
+    for passes in one_ahead(watch, wishes):  # two at once would take too much memory
+        for results in passes:
+            pairs = zip(results[::2], results[1::2], strict=True)
+            for influence, (values, gradient) in zip(found.values(), pairs, strict=True):
+                influence.add(_by_channel(values), _by_channel(gradient))
     unknown = {q.values: made.unknown[q.gradient] for q in questions if q not in known}
     return found, unknown
 
@@ -146,27 +146,23 @@ def influences(
 class _Watch:
     """Runs a network forwards and back on one input."""
 
-    def __init__(
-        self, model: Model, head: HeadSpec, made: Backward, known: Sequence[Asked], draws: int
-    ) -> None:
-        self._head, self._known, self._draws = head, known, draws
-        _, _, height, width = model.inputs[0].shape
-        self._size = (width, height)
-        self._forward = Runner(model.bytes)
-        self.places = _sampled(model, made, known)
+    def __init__(self, model: Model, made: Backward, known: Sequence[Asked]) -> None:
+        self._shapes = {o.name: model.shapes[o.name] for o in model.outputs}
+        self._names, self.places = _sampled(model, made, known)
         self._backward = BackwardRunner(made, threads=0)
 
-    def __call__(
-        self, tensor: npt.NDArray[np.generic], random: np.random.Generator
-    ) -> Iterator[Sequence[Array]]:
-        """Yield what each backward pass gives: each tensor's values and gradient in turn."""
-        seen = self._forward(tensor)
-        for _ in range(self._draws):
-            given = cotangents(self._head, seen, self._size, random)
-            if not any(np.any(g) for g in given.values()):
-                return
-            others = {n: np.zeros_like(t) for n, t in seen.items() if n not in given}
-            results = self._backward(tensor, {**given, **others})
+    def __call__(self, wish: Wish) -> list[Sequence[Array]]:
+        """Return what each backward pass gives: each tensor's values and gradient in turn."""
+        tensor = wish.make() if wish.sums else None
+        return [] if tensor is None else list(self._passes(tensor, wish))
+
+    def _passes(self, tensor: npt.NDArray[np.generic], wish: Wish) -> Iterator[Sequence[Array]]:
+        for given in wish.sums:
+            whole = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
+            for name, (places, values) in given.items():
+                whole[name].ravel()[places] = values
+            found = self._backward(tensor, whole)
+            results = [found[name] for name in self._names]
             if not all(float(np.abs(g).max(initial=0)) < STEEP for g in results[1::2]):
                 return  # the image tells nothing
             yield results
@@ -178,29 +174,34 @@ def _by_channel(values: Array) -> Array:
     return values.reshape(1, -1)
 
 
-def _sampled(model: Model, made: Backward, known: Sequence[Asked]) -> list[float]:
+def _sampled(model: Model, made: Backward, known: Sequence[Asked]) -> tuple[list[str], list[float]]:
     """Give the graph a sample of each tensor and of its gradient as outputs.
 
-    Returns how many places each of a sample stands for.
+    Returns the names of both in turn, and how many places each of a sample stands for.
     """
     graph = made.proto.graph
-    places = []
-    for number, question in enumerate(known):
+    outputs: dict[tuple[str, bool], str] = {}
+    names, places = [], []
+    for question in known:
         shape = model.shapes.get(question.values, ())
         steps = [max(1, n // POSITIONS) for n in shape[2:]] if len(shape) == 4 else []
         if question.values in {o.name for o in model.outputs}:
             steps = []
         sampled = max(steps, default=1) > 1
         for name in (question.values, made.gradients[question.gradient]):
-            output = f"onchip_sample_{number}_{len(graph.output) % 2}"
-            # a pooling of single cells keeps ONNX Runtime's blocked layout, a Slice would not
-            fields = {"kernel_shape": [1, 1], "strides": steps}
-            kind, fields = ("MaxPool", fields) if sampled else ("Identity", {})
-            graph.node.append(helper.make_node(kind, [name], [output], **fields))
-            graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+            output = outputs.get((name, sampled), "")
+            if not output:
+                output = f"onchip_sample_{len(outputs)}" if sampled else name
+                outputs[name, sampled] = output
+                graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+                if sampled:
+                    # of single cells: it keeps ONNX Runtime's blocked layout, a Slice would not
+                    fields = {"kernel_shape": [1, 1], "strides": steps}
+                    graph.node.append(helper.make_node("MaxPool", [name], [output], **fields))
+            names.append(output)
         pairs = zip(shape[2:], steps, strict=True) if sampled else ()
         places.append(float(np.prod([n / -(-n // step) for n, step in pairs])))
-    return places
+    return names, places
 
 
 # ---- what is wanted of the head ----

@@ -5,10 +5,7 @@ once into a histogram and per-channel sums. Statistics of two sets of images mer
 any order, so that shards give what one pass gives.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from threading import Lock
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onchip.graph.read import Model
-from onchip.graph.run import Array, Runner
+from onchip.graph.run import Array, Runner, each_of
 from onchip.quantize.activations import function
 from onchip.quantize.attention import BACKGROUND, attention
 from onchip.quantize.attention import weights as place_weights
@@ -39,6 +36,7 @@ def observe(
     workers: int = 2,
     progress: Callable[[int], None] = lambda done: None,
     refused: Callable[[int, str], None] = lambda number, tensor: None,
+    results: Callable[[int, Mapping[str, Array]], None] = lambda number, tensors: None,
 ) -> dict[str, Stats]:
     """Run the network over `inputs` and return what was seen of each tensor.
 
@@ -52,31 +50,31 @@ def observe(
         progress: called with the number of images done.
         refused: called with the number of an input that makes NaN or infinite values, which is left
             out, and the first tensor that has them.
+        results: called with the number of every other input and the head's outputs, on the threads.
     """
     watch = _Watch(model, head, regions)
-    source = _Shared(inputs)
+    makers = list(inputs)
     done = 0
 
-    # one observer per worker, so that folding runs beside inference; merged at the end
-    def work() -> dict[str, Stats]:
+    # one observer per worker, so that folding runs beside inference; each has its images, so that
+    # sums do not depend on who is quicker
+    def work(first: int) -> dict[str, Stats]:
         nonlocal done
         observer = _Observer(regions)
-        while (item := source.next()) is not None:
-            number, make = item
-            if (tensor := make()) is not None:
+        for number in range(first, len(makers), workers):
+            if (tensor := makers[number]()) is not None:
                 found = watch.run(tensor)
                 if unsound := first_unsound(found):
                     refused(number, unsound)
                 else:
+                    results(number, {n: found[n] for n in head.outputs})
                     observer.take(watch(tensor, found))
             done += 1
             progress(done)
         return observer.finish()
 
-    with ThreadPoolExecutor(workers) as pool:
-        shards = [f.result() for f in [pool.submit(work) for _ in range(workers)]]
     merged: dict[str, Stats] = {}
-    for shard in shards:
+    for shard in each_of(work, range(workers), workers):
         for name, stats in shard.items():
             merged.setdefault(name, Stats()).merge(stats)
     return merged
@@ -154,18 +152,6 @@ class _Observer:
                 made = function(activation)(values).astype(np.float32, copy=False)
                 self._seen.setdefault(derived, Stats()).add(made, weights)
         self._waiting = {}
-
-
-class _Shared:
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, source: Iterable[Maker]) -> None:
-        self._source = enumerate(source)
-        self._lock = Lock()
-
-    def next(self) -> tuple[int, Maker] | None:
-        with self._lock:
-            return next(islice(self._source, 1), None)
 
 
 def _telling(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

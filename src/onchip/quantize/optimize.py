@@ -6,18 +6,20 @@ ranges compete; what strays too far is raised; weights make up for what is round
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import structs
+from threadpoolctl import ThreadpoolController
 
 from onchip.graph.read import Model
+from onchip.graph.run import Array
 from onchip.progress import Progress, silent
 from onchip.quantize import sound
-from onchip.quantize.harm import asked, influences
+from onchip.quantize.harm import Wish, asked, cotangents, influences
 from onchip.quantize.influence import Influence
 from onchip.quantize.observe import Maker, observe
 from onchip.quantize.plan import QuantPlan, make_plan
@@ -85,6 +87,14 @@ def optimize(
         progress: is told how far it is.
     """
     work = replace(work, images=remembering(work.images))
+    with ThreadpoolController().limit(limits=1, user_api="blas"):  # its own threads wait by turning
+        return _optimized(work, recipe, raised, progress)
+
+
+def _optimized(
+    work: Work, recipe: Recipe, raised: Callable[[Search], Precision], progress: Progress
+) -> Optimized:
+    """Take the steps one after the other."""
     model, changes = rewritten(
         Rewriting(
             model=work.model,
@@ -99,12 +109,12 @@ def optimize(
         )
     )
     regions = divide(model, work.head, work.quant, work.floats)
-    seen, work = _seen(work, model, regions, progress)
+    seen, wishes, work = _seen(work, recipe, model, regions, progress)
     used = work.used()
 
     @cache
     def feel() -> dict[str, Influence]:
-        return _felt(work, recipe, model, regions, progress)
+        return _felt(model, regions, wishes, progress)
 
     felt = feel() if "ranges" in recipe else {}
     plan = make_plan(
@@ -142,10 +152,23 @@ def optimize(
 
 
 def _seen(
-    work: Work, model: Model, regions: Regions, progress: Progress
-) -> tuple[dict[str, Stats], Work]:
-    """Watch the network on all images; those that make NaN or infinite values are left out."""
+    work: Work, recipe: Recipe, model: Model, regions: Regions, progress: Progress
+) -> tuple[dict[str, Stats], list[Wish], Work]:
+    """Watch the network on all images; those that make NaN or infinite values are left out.
+
+    Also returns what counts in some of the images.
+    """
     unsound: dict[int, str] = {}
+    wishes: dict[int, Wish] = {}
+    few = set(some(range(len(work.images)), recipe.felt))
+    _, _, height, width = model.inputs[0].shape
+
+    def wish(number: int, found: Mapping[str, Array]) -> None:
+        if number in few:
+            random = np.random.default_rng(number)
+            given = cotangents(work.head, found, (width, height), random)
+            wishes[number] = Wish.of(work.images[number], given)
+
     seen = observe(
         model,
         work.head,
@@ -153,21 +176,26 @@ def _seen(
         work.images,
         progress=lambda done: progress("observe", done, len(work.images)),
         refused=unsound.__setitem__,
+        results=wish,
     )
     for number, tensor in unsound.items():
         work.refused(number, tensor)
     sound_ones = [m for n, m in enumerate(work.images) if n not in unsound]
-    return seen, replace(work, images=sound_ones)
+    return seen, [wishes[n] for n in sorted(wishes)], replace(work, images=sound_ones)
 
 
 def _felt(
-    work: Work, recipe: Recipe, model: Model, regions: Regions, progress: Progress
+    model: Model, regions: Regions, wishes: Sequence[Wish], progress: Progress
 ) -> dict[str, Influence]:
     """Return what errors in each tensor do to the detections, felt on some of the images."""
-    images = some(work.images, recipe.felt)
-    progress("gradients", 0, len(images))
-    found, _ = influences(model, work.head, asked(model, regions), images)
-    progress("gradients", len(images), len(images))
+
+    def each() -> Iterator[Wish]:
+        for done, wish in enumerate(wishes):
+            progress("gradients", done, len(wishes))
+            yield wish
+        progress("gradients", len(wishes), len(wishes))
+
+    found, _ = influences(model, asked(model, regions), each())
     return found
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.graph.read import Model
-from onchip.graph.run import Array
+from onchip.graph.run import Array, each_of
 from onchip.quantize import weights as rounding
 from onchip.quantize.compete import Contest, decide
 from onchip.quantize.correct import bias_shift, by_channel
@@ -168,16 +168,15 @@ def make_plan(
     )
     tensors += _fused(regions, seen, quant, choice)
     planned = {t.name: t for t in tensors}
-    layers = tuple(
-        _layer_plan(
-            x, model, seen, quant, planned.get(x.data), (reasons or {}).get(x.node), x.node in wide
-        )
-        if x.node in regions.integer
-        else LayerPlan(
-            node=x.node, precision=_float(quant), reason=(reasons or {}).get(x.node, NO_KERNEL)
-        )
-        for x in regions.layers
-    )
+
+    def layer(x: Layer) -> LayerPlan:
+        if x.node not in regions.integer:
+            why = (reasons or {}).get(x.node, NO_KERNEL)
+            return LayerPlan(node=x.node, precision=_float(quant), reason=why)
+        why = (reasons or {}).get(x.node, "")
+        return _layer_plan(x, model, seen, quant, planned.get(x.data), why, x.node in wide)
+
+    layers = tuple(each_of(layer, regions.layers))
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers, contests=contests)
 
 
@@ -216,24 +215,24 @@ def _ranges(
     members: dict[str, list[str]] = {}
     for tensor, root in regions.groups.items():
         members.setdefault(root, []).append(tensor)
-    found: dict[str, Range] = {}
-    contests: list[Contest] = []
     eight, more = quant, quant.with_bits(16)
-    for root, names in members.items():
-        quant = more if root in sixteen else eight
+
+    def one(root: str) -> tuple[Range, Contest | None]:
+        names, bits = members[root], more if root in sixteen else eight
         reads = {regions.reads.get(n, "") for n in names}
         reader = reads.pop() if len(reads) == 1 else ""
         if spec.name in names and spec.uniform:
-            found[root] = _pixels(spec, quant)
-        elif all(_is_unit(model, n) for n in names):
-            found[root] = Range(*_unit(quant), 0.0)
-        elif (won := decide(model, root, names, seen, felt, reader, quant)) is not None:
-            found[root] = won[0]
-            contests.append(won[1])
-        else:
-            stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
-            found[root] = choice(stats, reader, quant)
-    return found, tuple(contests)
+            return _pixels(spec, bits), None
+        if all(_is_unit(model, n) for n in names):
+            return Range(*_unit(bits), 0.0), None
+        if (won := decide(model, root, names, seen, felt, reader, bits)) is not None:
+            return won
+        stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
+        return choice(stats, reader, bits), None
+
+    found = dict(zip(members, each_of(one, members), strict=True))
+    contests = tuple(contest for _, contest in found.values() if contest is not None)
+    return {root: each for root, (each, _) in found.items()}, contests
 
 
 def _pixels(spec: InputSpec, quant: QuantSpec) -> Range:
@@ -274,7 +273,7 @@ def _layer_plan(
     seen: Mapping[str, Stats],
     quant: QuantSpec,
     data: TensorPlan | None,
-    reason: str | None,
+    reason: str,
     wide: bool,
 ) -> LayerPlan:
     weight = np.asarray(model.constants[model.producers[layer.raw].input[1]], np.float32)

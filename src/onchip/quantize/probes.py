@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onchip.graph.run import Array, Runner
+from onchip.graph.run import Array, Runner, each_of
 from onchip.spec import HeadSpec
 from onchip.vision import decode
 
@@ -29,14 +29,17 @@ class Probes:
 
     def loss(self, graph: bytes) -> float:
         """Return how far a graph's scores stray: the part of their sum that differs, if clear."""
-        run = Runner(graph)
-        error = total = 0.0
-        for tensor, wanted in zip(self.inputs, self.wanted, strict=True):
+        run = Runner(graph, threads=1)
+
+        def one(pair: tuple[npt.NDArray[np.generic], Tensors]) -> tuple[float, float]:
+            tensor, wanted = pair
             size = (tensor.shape[-1], tensor.shape[-2])
             a, b = _scores(self.head, wanted, size), _scores(self.head, run(tensor), size)
             clear = np.maximum(a, b) >= CLEAR
-            error += float(np.abs(a - b)[clear].sum())
-            total += float(a[clear].sum())
+            return float(np.abs(a - b)[clear].sum()), float(a[clear].sum())
+
+        found = each_of(one, zip(self.inputs, self.wanted, strict=True))
+        error, total = (sum(each[i] for each in found) for i in (0, 1))
         return error / total if total else 0.0
 
 

@@ -12,11 +12,13 @@ from onchip.quantize.stats import Stats
 from onchip.spec import QuantSpec
 
 Values = npt.NDArray[np.float64]
+Ends = tuple[float, float]
 
 CELLS = 512  # to which a histogram is coarsened before the search
 KEEP = np.concatenate([np.linspace(1, 0.5, 26), np.geomspace(0.48, 0.05, 14)])
 POWER = 2.4  # of the error: between the mean square and the largest; measured, see the benchmarks
 NOTHING = 1e-20  # a range below this is none: its scale times a weight's is no normal float32
+SAME = 1 + 1e-9  # what threads add in another order differs in the last digits
 SURE = 3.0  # scores up to sigmoid(3) = 0.95 must have codes, seen or not
 
 
@@ -109,7 +111,7 @@ def remembering() -> Choice:
 def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:
     """Return the range for tensors seen as `seen` that share a scale.
 
-    The ends are searched in turn. What is minimized is the mean error of `f(x)`, to the power of
+    What is minimized is the mean error of `f(x)`, to the power of
     `POWER`, where `f` is the activation that reads the tensor: a SiLU does not care what lies far
     below zero, a sigmoid not what lies far from it. The upper end of what a sigmoid reads is never
     cut: that would be a ceiling over the scores.
@@ -118,14 +120,29 @@ def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:
     low = min(0.0, *(float(s.low.min()) for s in seen))
     high = max(0.0, *(float(s.high.max()) for s in seen))
     trial = _Trial(centers, weights, reader, quant)
-    ends: tuple[int, ...] = (1, 0, 1, 0)
     if reader == "sigmoid":
-        high, ends = max(high, SURE), (0,)
-    best = (low, high)
-    for end in ends:
-        trials = [(best[0], high * k) if end else (low * k, best[1]) for k in KEEP]
-        best = trials[int(np.argmin(trial.losses(trials)))]
+        high = max(high, SURE)
+    best = narrowed(trial.losses, (low, high), fixed_top=reader == "sigmoid")
     return Range(*fit(*best, quant), trial.sqnr_db(best))
+
+
+def narrowed(losses: Callable[[Sequence[Ends]], Values], whole: Ends, *, fixed_top: bool) -> Ends:
+    """Return the part of a range that loses least: each end is searched in turn, at most twice.
+
+    Args:
+        losses: what each of some ranges loses.
+        whole: the widest.
+        fixed_top: whether the upper end stays.
+    """
+    best = whole
+    beside: dict[int, float] = {}  # where the other end was when an end was searched last
+    for end in (0,) if fixed_top else (1, 0, 1, 0):
+        if whole[end] and beside.get(end) != best[1 - end]:
+            beside[end] = best[1 - end]
+            tried = [(best[0], whole[1] * k) if end else (whole[0] * k, best[1]) for k in KEEP]
+            found = losses(tried)
+            best = tried[int(np.flatnonzero(found <= found.min() * SAME)[0])]
+    return best
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onchip.graph.read import Model
-from onchip.graph.run import Runner
+from onchip.graph.run import Runner, each_of
 from onchip.quantize.emit import emit
 from onchip.quantize.harm import done
 from onchip.quantize.plan import QuantPlan
@@ -25,15 +25,13 @@ def settle(
     It is the mean of each image's root, so that one image does not decide.
     """
     run = Runner(model.bytes, threads=1)
-    wanted = [run(tensor) for tensor in inputs]
+    wanted = each_of(run, inputs)
     _, _, height, width = model.inputs[0].shape
     harms = {}
     for name, plan in plans.items():
         regions = divide(model, head, plan.quant, plan.floats)
         quantized = Runner(emit(model, regions, plan).SerializeToString(), threads=1)
-        each = (
-            done(head, (width, height), w, quantized(x)) ** 0.5
-            for w, x in zip(wanted, inputs, strict=True)
-        )
+        pairs = zip(wanted, each_of(quantized, inputs), strict=True)
+        each = (done(head, (width, height), *pair) ** 0.5 for pair in pairs)
         harms[name] = sum(each) / max(len(inputs), 1)
     return min(harms, key=lambda name: harms[name]), harms

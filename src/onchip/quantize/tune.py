@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from msgspec.structs import replace
-from threadpoolctl import ThreadpoolController
 
 from onchip.errors import InputError
 from onchip.graph.read import Model
+from onchip.graph.run import each_of
 from onchip.quantize import solve
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import Maker
 from onchip.quantize.plan import HEADROOM, LayerPlan, QuantPlan
 from onchip.quantize.regions import Layer, Regions
-from onchip.quantize.walk import Codes, Places, Sampled, Sampler, Walk, each_of
+from onchip.quantize.walk import Codes, Places, Sampled, Sampler, Walk
 from onchip.spec import HeadSpec, QuantSpec
 
 Floats = npt.NDArray[np.floating]
@@ -92,8 +92,7 @@ def tune(
     layers = [_Tunable(x, model, plan) for x in regions.layers if _can(x, model, regions, plan)]
     if not layers:
         return Tuned(plan, ())
-    with ThreadpoolController().limit(limits=1, user_api="blas"):  # its own threads wait by turning
-        found, gains = _each(model, head, layers, plan, regions, images, effort, workers, progress)
+    found, gains = _each(model, head, layers, plan, regions, images, effort, workers, progress)
     return Tuned(_with_codes(plan, layers, found), gains)
 
 

@@ -8,12 +8,10 @@ Memory: the codes of the tensors that are still to be read, for all images. In a
 pixels that are about 3 MB an image at worst (the first maps), whatever the depth.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onchip.errors import ToolError
 from onchip.graph.read import Model
-from onchip.graph.run import Array, session, translated
+from onchip.graph.run import Array, each_of, session, translated
 from onchip.quantize.attention import attention
 from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.weights import coded_bias
@@ -31,8 +29,6 @@ from onchip.spec import HeadSpec
 
 Codes = npt.NDArray[np.generic]  # (1, channels, rows, columns)
 Floats = npt.NDArray[np.floating]
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -250,12 +246,6 @@ class Walk:
         self._left[name] -= 1
         if not self._left[name]:
             self._held.pop(name, None)
-
-
-def each_of(work: Callable[[int], Made], images: Iterable[int], workers: int) -> list[Made]:
-    """Return what `work` makes of each image, several at a time."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, images))
 
 
 @dataclass(frozen=True)
