@@ -2,7 +2,7 @@
 
 `backward` appends to a network the nodes that carry a cotangent of every output back to the tensors
 that are asked for. ONNX Runtime runs it like any graph; nothing is fused there, so that it costs
-about ten passes of the network alone. Weights are constants: it is the values between the layers
+four to ten passes of the network alone. Weights are constants: it is the values between the layers
 whose influence is wanted.
 """
 
