@@ -18,7 +18,7 @@ demo: $(VENV)/.core
 	$(BIN)/onchip demo -o onchip-demo
 
 test: $(VENV)/.test $(if $(ALL),$(VENV)/.zoo $(VENV)/.rknn $(VENV)/.browser $(VENV)/.live) check docs
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone $(if $(ALL),,and not zoo and not train and not rknn and not browser and not live)"
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not alone $(if $(ALL),,and not zoo and not train and not rknn and not browser and not live)"
 	$(if $(ALL),$(BIN)/python -m pytest -m alone)
 
 check: $(VENV)/.test
