@@ -33,10 +33,6 @@ def test_the_main_job(name: str, data: Path, cli: Cli) -> None:
     codes = {v["code"] for v in built["verdicts"]}
     assert "layers_in_float" not in codes
     assert ("range_split" in codes) == (name in SPLIT)
-    again = json.loads(
-        cli("build", model, "-c", photos, "--images", 32, "-o", "x.onchip", "--json").stdout
-    )
-    assert all(s["skipped"] for s in again["stages"])
     notes = data / "coco" / "data.yaml"
     proof = json.loads(
         cli(
@@ -61,8 +57,14 @@ def test_the_main_job(name: str, data: Path, cli: Cli) -> None:
     # the kernels compute what the plan says, on any CPU
     assert abs(rows["compiled"]["matched"] - rows["plan"]["matched"]) < 0.05
     assert proof["causes"] == [] or proof["passed"] is False
-    found = json.loads(cli("eval", "x.onchip", "--data", notes, "--images", 12, "--json").stdout)
-    assert found["map50_95"] == pytest.approx(rows["compiled"]["map50_95"], abs=1e-4)
+    if name == "yolov8n":
+        again = json.loads(
+            cli("build", model, "-c", photos, "--images", 32, "-o", "x.onchip", "--json").stdout
+        )
+        assert all(s["skipped"] for s in again["stages"])
+        found = cli("eval", "x.onchip", "--data", notes, "--images", 12, "--json").stdout
+        wanted = pytest.approx(rows["compiled"]["map50_95"], abs=1e-4)
+        assert json.loads(found)["map50_95"] == wanted
 
 
 def test_pixels_are_found_without_labels(data: Path, cli: Cli) -> None:
