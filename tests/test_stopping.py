@@ -1,6 +1,7 @@
 """Ctrl-C, answered between two pieces of work."""
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -24,6 +25,24 @@ def test_a_signal_leaves_no_lock_held(number: signal.Signals) -> None:
         stop.wait()  # at once
     assert lock.acquire(blocking=False)
     assert signal.getsignal(number) is handler
+
+
+def test_a_process_with_many_open_files_waits_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"no more than {hard} files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with stop_on_signals() as stop:
+            stop.wait(0.01)
+            assert not stop()
+            stop.set()
+            stop.wait(60)
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_waiting_ends_as_soon_as_it_is_asked_for() -> None:

@@ -3,7 +3,7 @@
 An exception that comes while a queue is locked leaves it locked, and its other threads waiting.
 """
 
-import select
+import selectors
 import signal
 import socket
 import time
@@ -33,7 +33,9 @@ class Stop:
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until an end is asked for, but not longer than that."""
-        select.select([self._near], [], [], seconds)
+        with selectors.DefaultSelector() as waiting:  # select() knows no more than 1024 files
+            waiting.register(self._near, selectors.EVENT_READ)
+            waiting.select(seconds)
 
 
 @contextmanager
