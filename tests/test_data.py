@@ -43,7 +43,7 @@ def test_the_main_job(name: str, data: Path, cli: Cli) -> None:
             "--images",
             12,
             "--max-drop",
-            6,
+            4,
             "--report",
             "p.html",
             "--json",

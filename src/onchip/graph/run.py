@@ -12,12 +12,12 @@ import onnxruntime as ort
 from onchip.errors import InputError, OnchipError, ToolError, UnsupportedError
 
 Array = npt.NDArray[np.float32]
-NOTHING, PARTS, ALL = "ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 # it quantizes convolutions that a plan keeps in float, where codes stand before and after them
 _UNWANTED = ["WeightBiasQuantization"]
+NOTHING, PARTS, ALL = "ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"
 
 
 def session(

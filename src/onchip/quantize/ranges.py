@@ -111,10 +111,9 @@ def remembering() -> Choice:
 def choose(seen: list[Stats], reader: str, quant: QuantSpec) -> Range:
     """Return the range for tensors seen as `seen` that share a scale.
 
-    What is minimized is the mean error of `f(x)`, to the power of
-    `POWER`, where `f` is the activation that reads the tensor: a SiLU does not care what lies far
-    below zero, a sigmoid not what lies far from it. The upper end of what a sigmoid reads is never
-    cut: that would be a ceiling over the scores.
+    What is minimized is the mean error of `f(x)`, to the power of `POWER`, where `f` is the
+    activation that reads the tensor: a SiLU does not care what lies far below zero, a sigmoid not
+    what lies far from it.
     """
     centers, weights = _merged(seen)
     low = min(0.0, *(float(s.low.min()) for s in seen))
@@ -132,7 +131,8 @@ def narrowed(losses: Callable[[Sequence[Ends]], Values], whole: Ends, *, fixed_t
     Args:
         losses: what each of some ranges loses.
         whole: the widest.
-        fixed_top: whether the upper end stays.
+        fixed_top: whether the upper end stays. That of what a sigmoid reads does: cutting it would
+            be a ceiling over the scores.
     """
     best = whole
     beside: dict[int, float] = {}  # where the other end was when an end was searched last
