@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from onchip.errors import ToolError
 from onchip.toolchains import install
 
+import forked
 import graphs
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +100,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Cli:
-    """Runs the installed command line in a process of its own."""
+    """Runs the command line in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,11 +108,8 @@ class Cli:
     def __call__(
         self, *arguments: object, code: int | None = 0, timeout: int = 600
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "onchip", *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, timeout=timeout
-        )
-        assert code in (None, done.returncode), f"{command}\n{done.stdout}\n{done.stderr}"
+        done = forked.run([str(a) for a in arguments], self.folder, timeout)
+        assert code in (None, done.returncode), f"{done.args}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,6 +17,10 @@ from onchip.targets.target import MOVES, Compiled, Job, Part, Runtime, Session, 
 from onchip.vision.codes import CODES, Tensors, codes_of, named
 
 INSTALL = "pip install 'onchip[openvino]'"
+
+# The first array that OpenVINO makes in a process: it hangs where two threads ask for theirs at
+# once, since each waits for what the other holds, Python's lock and that of looking up NumPy's.
+FIRST = Lock()
 
 
 class OpenvinoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,6 +116,8 @@ class OpenvinoSession(Session):
         self._free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.depth):
             self._free.put(self._compiled.create_infer_request())
+        with FIRST:
+            _ = self._compiled.create_infer_request().get_input_tensor().data
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input, on a request that is free."""
