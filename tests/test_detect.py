@@ -6,9 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -16,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-from onchip.detect.pipeline import ahead, each
 from onchip.detect.sources import Clip, Live, Photos, find
 from onchip.errors import InputError
 from onchip.vision.preprocess import find_images
@@ -25,57 +21,6 @@ import rtsp
 from conftest import Cli
 
 ONCHIP = [sys.executable, "-m", "onchip"]
-
-
-@pytest.mark.parametrize("spare", [0, 2])
-def test_results_come_in_order_whoever_is_first(spare: int) -> None:
-    def work(item: int) -> int:
-        time.sleep(0.02 if item % 3 == 0 else 0)
-        return item * item
-
-    assert list(each(range(30), work, 4, spare)) == [(i, i * i) for i in range(30)]
-
-
-@pytest.mark.parametrize("spare", [0, 2])
-def test_no_more_is_taken_than_is_under_way_and_lies_ready(spare: int) -> None:
-    taken, finished, most = 0, 0, 0
-
-    def items() -> Iterator[int]:
-        nonlocal taken, most
-        for item in range(20):
-            taken += 1
-            most = max(most, taken - finished)
-            yield item
-
-    for _ in each(items(), lambda item: item, 3, spare):
-        finished += 1
-    assert most <= 4 + spare  # three with the workers, one that was just handed over
-
-
-def test_what_fails_is_raised_in_its_turn_and_nothing_goes_on() -> None:
-    def work(item: int) -> int:
-        if item == 3:
-            raise InputError("the fourth")
-        return item
-
-    results = each(range(100), work, 2)
-    assert [next(results) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
-    with pytest.raises(InputError, match="the fourth"):
-        next(results)
-    assert list(results) == []
-
-
-def test_a_reader_that_stops_leaves_no_thread() -> None:
-    before = set(threading.enumerate())
-    frames = ahead(iter(range(1000)))
-    for item, _ in each(frames, lambda item: item, 2):
-        if item == 5:
-            break
-    frames.close()
-    until = time.monotonic() + 5
-    while set(threading.enumerate()) - before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not set(threading.enumerate()) - before
 
 
 def test_sources_are_told_apart(photos: Path, tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from onchip.graph.run import Runner
 from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
 from onchip.measure.alike import Figures, Look, figures, look, unlike
 from onchip.measure.diagnose import Evidence, contradiction, diagnose, gathered, origins, strayed
-from onchip.measure.evaluate import check_classes, each
+from onchip.measure.evaluate import check_classes
 from onchip.measure.faults import Trial, find_faults
 from onchip.measure.layers import layer_errors
 from onchip.measure.parity import Noise, Pairing, pair, parity
 from onchip.measure.proof import Cause, Example, Gate, Proof, Row
 from onchip.progress import Progress, silent
+from onchip.several import each
 from onchip.spec import HeadSpec, InputSpec, Verdict
 from onchip.targets import target as targets
 from onchip.vision.codes import FloatTensors
@@ -171,7 +172,7 @@ def _look(
         for name, stage in stages.items()
     }
     examples: list[Example] = []
-    for done, (sample, image, results) in enumerate(each(one, samples, parallel=True), 1):
+    for done, (sample, image, results) in enumerate(each(one, samples), 1):
         reference = _clear(results[0][0])
         tensors, planned = (dict(zip(stages, results, strict=True)).get(n, (None, None))[1]
                             for n in ("cut", "plan"))  # fmt: skip

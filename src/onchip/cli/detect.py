@@ -14,7 +14,7 @@ from onchip.cli.options import as_json, command, names
 from onchip.cli.output import bars, print_json, print_text
 from onchip.cli.stopping import Stop, stopping
 from onchip.detect.live import Seen
-from onchip.detect.pipeline import ahead, each
+from onchip.detect.pipeline import ahead
 from onchip.detect.program import Limits
 from onchip.detect.save import Drawings, VideoWriter
 from onchip.detect.sources import Frame, Live, Photos, Source, find
@@ -22,6 +22,7 @@ from onchip.detect.window import Window, screen
 from onchip.detections import Detections
 from onchip.errors import InputError
 from onchip.report import data
+from onchip.several import each
 from onchip.sight import Sight, open_sight
 from onchip.vision.draw import draw
 
@@ -91,7 +92,7 @@ def detect_verb(
         look = partial(_look, sight, _chosen(classes, sight.labels))
         count, objects, started = 0, 0, time.perf_counter()
         spare = 0 if images.live else SPARE
-        with closing(each(frames, look, sight.depth, spare)) as seen:
+        with closing(each(look, frames, sight.depth, sight.depth + spare)) as seen:
             for frame, found in seen:
                 count, objects = count + 1, objects + len(found)
                 _tell(frame, found, sight.labels, images, as_json)
@@ -125,9 +126,9 @@ def _frames(images: Source, seconds: float | None, stop: Stop) -> Generator[Fram
             yield frame
 
 
-def _look(sight: Sight, chosen: tuple[int, ...] | None, frame: Frame) -> Detections:
+def _look(sight: Sight, chosen: tuple[int, ...] | None, frame: Frame) -> tuple[Frame, Detections]:
     found = sight(frame.image)
-    return found if chosen is None else found[np.isin(found.classes, chosen)]
+    return frame, found if chosen is None else found[np.isin(found.classes, chosen)]
 
 
 def _chosen(classes: str | None, labels: tuple[str, ...]) -> tuple[int, ...] | None:

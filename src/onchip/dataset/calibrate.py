@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from onchip.dataset import layout
 from onchip.dataset.boxes import count
-from onchip.dataset.facts import Facts, each, facts
+from onchip.dataset.facts import Facts, facts
 from onchip.dataset.findings import Finding
 from onchip.dataset.likeness import clusters, near_duplicates
 from onchip.dataset.source import shown
 from onchip.detections import Floats
 from onchip.errors import InputError
 from onchip.progress import Progress
+from onchip.several import each
 from onchip.spec import InputSpec
 from onchip.vision.preprocess import find_images, letterbox, read_image
 from onchip.writing import write_whole

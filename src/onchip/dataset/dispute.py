@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from onchip.dataset.boxes import SMALL, called
-from onchip.dataset.facts import each
 from onchip.dataset.findings import Finding, Mark
 from onchip.dataset.seen import Seen, labels_of
 from onchip.dataset.source import Source
 from onchip.detections import SAME, Detections, Floats, iou
 from onchip.errors import InputError
 from onchip.progress import Progress
+from onchip.several import each
 from onchip.vision.preprocess import Image, read_image
 
 LEAST = 0.1  # the score from which a model sees something at all

@@ -8,13 +8,10 @@ enough, which still reads all of their bytes.
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -25,16 +22,12 @@ from onchip.vision.preprocess import Image
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-A = TypeVar("A")
-B = TypeVar("B")
 
 THUMB = 64  # pixels of a side of the small picture that is kept of each image, squeezed to a square
 QUALITY = 85
 MAX_BYTES = 512 << 20
 MAX_PIXELS = 128_000_000  # the most that is decoded; a JPEG of four times as many
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held; 1 is upright
-WORKERS = 2
-AHEAD = 8  # images that are looked at before their turn, for each worker
 
 # What an image says of itself in its first bytes: (start, bytes, kind). HEIC and AVIF are told
 # apart by the name that follows "ftyp".
@@ -157,21 +150,6 @@ def size_of(path: Path) -> tuple[int, int] | None:
     except DAMAGE:
         return None
     return (image.height, image.width) if turned else image.size
-
-
-def each(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Yield `work` of each item, in order, a few at a time side by side and none far ahead."""
-    waiting: list[Future[B]] = []
-    rest = iter(items)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        try:
-            waiting += [pool.submit(work, item) for item in islice(rest, WORKERS * AHEAD)]
-            while waiting:
-                done = waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item in islice(rest, 1)]
-                yield done
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _bytes(path: Path) -> bytes:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from onchip.dataset.facts import THUMB, Facts, each
+from onchip.dataset.facts import THUMB, Facts
 from onchip.progress import Progress
+from onchip.several import each
 from onchip.vision.preprocess import Image
 
 GRID = 16  # cells of a side

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from onchip.dataset import yolo
 from onchip.dataset.boxes import Boxes, boxes, faults, sizes
-from onchip.dataset.facts import Facts, each, facts
+from onchip.dataset.facts import Facts, facts
 from onchip.dataset.findings import Finding
 from onchip.dataset.source import Source
 from onchip.errors import InputError
 from onchip.progress import Progress
+from onchip.several import each
 
 HUGE = 64_000_000  # pixels
 LEAST = 10  # pixels of a side that Ultralytics asks for

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from onchip.dataset.boxes import boxes
-from onchip.dataset.facts import each, size_of
+from onchip.dataset.facts import size_of
 from onchip.dataset.source import Source, open_source
 from onchip.detections import Floats
 from onchip.errors import InputError
 from onchip.progress import Progress, silent
+from onchip.several import each
 
 AREAS = (32.0**2, 96.0**2)  # pixels of the image, as COCO calls boxes small, medium and large
 COMMON = 8  # image sizes that are told

@@ -1,14 +1,11 @@
-"""Decode ahead, look at several at once, write behind: so that the chip never waits."""
+"""Decode ahead and write behind, so that the chip never waits."""
 
 import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-R = TypeVar("R")
 AHEAD = 4
 
 
@@ -48,31 +45,6 @@ def ahead(items: Iterator[T], depth: int = AHEAD) -> Generator[T]:
                 raise item  # type: ignore[misc]
     finally:
         stopped.set()
-
-
-def each(
-    items: Iterable[T], work: Callable[[T], R], workers: int, spare: int = 0
-) -> Generator[tuple[T, R]]:
-    """Yield each item with what `work` makes of it, in order; so many are under way at once.
-
-    While one item is on the chip, those of the other workers are letterboxed before it or decoded
-    after it. `spare` more items lie ready, so that no worker waits until its last one was taken;
-    live ones would be old by then.
-    """
-    pending: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(workers, "look") as pool:
-        try:
-            for item in items:
-                pending.append((item, pool.submit(work, item)))
-                if len(pending) >= workers + spare:
-                    done, made = pending.popleft()
-                    yield done, made.result()
-            while pending:
-                done, made = pending.popleft()
-                yield done, made.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
 
 
 class Behind(Generic[T]):

@@ -1,9 +1,7 @@
 """Run a float graph on this machine with ONNX Runtime: the reference for everything else."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +10,6 @@ import onnxruntime as ort
 from onchip.errors import InputError, OnchipError, ToolError, UnsupportedError
 
 Array = npt.NDArray[np.float32]
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 # it quantizes convolutions that a plan keeps in float, where codes stand before and after them
 _UNWANTED = ["WeightBiasQuantization"]
@@ -80,27 +76,6 @@ class Runner:
         with translated("ONNX Runtime cannot run the graph", kind=ToolError):
             found: Sequence[Array] = self._session.run(None, {self._input: tensor})
         return found
-
-
-def each_of(work: Callable[[Item], Made], items: Iterable[Item], workers: int = 2) -> list[Made]:
-    """Return what `work` makes of each item, several at a time.
-
-    Runs of one thread each, side by side, are quicker than one after the other with all threads.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, items))
-
-
-def one_ahead(work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """Yield what `work` makes of each item, while it is at work on the next one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[Made] | None = None
-        for item in items:
-            last, coming = coming, pool.submit(work, item)
-            if last is not None:
-                yield last.result()
-        if coming is not None:
-            yield coming.result()
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from onchip.detections import Detections
 from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.accuracy import accuracy, match
-from onchip.measure.evaluate import each
 from onchip.measure.parity import pair, parity
 from onchip.measure.pixels import Photo
+from onchip.several import each
 from onchip.spec import HeadSpec, InputSpec
 
 CLEAR = 0.25  # the score from which a detection counts without labels
@@ -55,8 +55,7 @@ class Loss:
 
     def _seen(self, graph: bytes) -> list[Detections]:
         program = Program(Runner(graph, threads=1), self._spec, self._head)
-        looks = each(lambda p: program(p.image, FOR_ACCURACY), self._photos, parallel=True)
-        return list(looks)
+        return list(each(lambda p: program(p.image, FOR_ACCURACY), self._photos))
 
     def _accuracy(self, found: Sequence[Detections]) -> float:
         matches = [

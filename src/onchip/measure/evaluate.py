@@ -1,18 +1,13 @@
 """Run a program over a data set and measure what it sees."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 from onchip.dataset.samples import Dataset, Sample
 from onchip.detect.program import FOR_ACCURACY, Program
 from onchip.errors import InputError
 from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
+from onchip.several import each
 from onchip.vision.preprocess import read_image
-
-A = TypeVar("A")
-B = TypeVar("B")
-WORKERS = 2
 
 
 def evaluate(
@@ -41,7 +36,8 @@ def evaluate(
         return match(found, sample.truth((image.shape[1], image.shape[0])), program.head.classes)
 
     matches = []
-    for done, result in enumerate(each(one, data.samples, parallel), 1):
+    results = each(one, data.samples) if parallel else map(one, data.samples)
+    for done, result in enumerate(results, 1):
         matches.append(result)
         progress(done)
     return accuracy(matches, program.head.classes)
@@ -62,16 +58,3 @@ def check_classes(data: Dataset, labels: Sequence[str]) -> None:
             "use the data.yaml that the model was trained with, or name the model's classes in "
             "their order: --labels",
         )
-
-
-def each(work: Callable[[A], B], items: Sequence[A], parallel: bool) -> Iterator[B]:
-    """Yield `work` of each item, in order; side by side where that is allowed."""
-    if not parallel:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(WORKERS) as pool:
-        try:
-            yield from pool.map(work, items)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -9,8 +9,9 @@ from onchip.detect.program import FOR_ACCURACY, Limits, Program
 from onchip.detections import Detections
 from onchip.errors import InputError, UnsupportedError
 from onchip.measure.accuracy import Accuracy, Matches, accuracy, match
-from onchip.measure.evaluate import check_classes, each
+from onchip.measure.evaluate import check_classes
 from onchip.progress import Progress, silent
+from onchip.several import each
 from onchip.spec import HeadSpec, InputSpec
 from onchip.targets import target as targets
 from onchip.vision import frigate
@@ -97,7 +98,8 @@ def _measured(
         return [match(r(program, tensors, box), truth, program.head.classes) for r in reads]
 
     matches: list[list[Matches]] = []
-    for result in each(one, data.samples, parallel):
+    results = each(one, data.samples) if parallel else map(one, data.samples)
+    for result in results:
         matches.append(result)
         progress("eval", len(matches), len(data.samples))
     return [accuracy(way, program.head.classes) for way in zip(*matches, strict=True)]

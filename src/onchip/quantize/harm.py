@@ -17,12 +17,13 @@ from onnx import TensorProto, helper
 
 from onchip.graph.gradient import Backward, BackwardRunner, backward
 from onchip.graph.read import Model
-from onchip.graph.run import Array, one_ahead
+from onchip.graph.run import Array
 from onchip.quantize.attention import best_scores
 from onchip.quantize.influence import Influence, new_in
 from onchip.quantize.observe import Maker
 from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.quantize.regions import Regions
+from onchip.several import each
 from onchip.spec import HeadSpec
 from onchip.vision.codes import real
 from onchip.vision.decode import Indices, Level, boxes, levels, scores, sigmoid
@@ -134,7 +135,7 @@ def influences(
     watch = _Watch(model, made, known)
     found = {q.values: Influence(q.reader, p) for q, p in zip(known, watch.places, strict=True)}
 
-    for passes in one_ahead(watch, wishes):  # two at once would take too much memory
+    for passes in each(watch, wishes, workers=1, ahead=2):  # two at once would take too much memory
         for results in passes:
             pairs = zip(results[::2], results[1::2], strict=True)
             for influence, (values, gradient) in zip(found.values(), pairs, strict=True):

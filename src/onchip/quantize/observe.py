@@ -13,13 +13,14 @@ import onnx
 from onnx import TensorProto, helper
 
 from onchip.graph.read import Model
-from onchip.graph.run import Array, Runner, each_of
+from onchip.graph.run import Array, Runner
 from onchip.quantize.activations import function
 from onchip.quantize.attention import BACKGROUND, attention
 from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.regions import Regions
 from onchip.quantize.sound import first_unsound
 from onchip.quantize.stats import Stats
+from onchip.several import each
 from onchip.spec import HeadSpec
 
 POSITIONS = 10  # rows and columns sampled per map and image
@@ -74,7 +75,7 @@ def observe(
         return observer.finish()
 
     merged: dict[str, Stats] = {}
-    for shard in each_of(work, range(workers), workers):
+    for shard in each(work, range(workers), workers):
         for name, stats in shard.items():
             merged.setdefault(name, Stats()).merge(stats)
     return merged

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from onchip.graph.read import Model
-from onchip.graph.run import Array, each_of
+from onchip.graph.run import Array
 from onchip.quantize import weights as rounding
 from onchip.quantize.compete import Contest, decide
 from onchip.quantize.correct import bias_shift, by_channel
@@ -16,6 +16,7 @@ from onchip.quantize.influence import Influence
 from onchip.quantize.ranges import Choice, Range, choose, fit, limits, rounded
 from onchip.quantize.regions import Layer, Regions
 from onchip.quantize.stats import Stats
+from onchip.several import each
 from onchip.spec import InputSpec, QuantSpec
 
 HEADROOM = 1.25  # over the highest value that calibration saw in a channel
@@ -176,7 +177,7 @@ def make_plan(
         why = (reasons or {}).get(x.node, "")
         return _layer_plan(x, model, seen, quant, planned.get(x.data), why, x.node in wide)
 
-    layers = tuple(each_of(layer, regions.layers))
+    layers = tuple(each(layer, regions.layers))
     return QuantPlan(quant=quant, images=images, tensors=tensors, layers=layers, contests=contests)
 
 
@@ -230,7 +231,7 @@ def _ranges(
         stats = [seen[n] for n in names if n in seen] or _sources(model, seen, names)
         return choice(stats, reader, bits), None
 
-    found = dict(zip(members, each_of(one, members), strict=True))
+    found = dict(zip(members, each(one, members), strict=True))
     contests = tuple(contest for _, contest in found.values() if contest is not None)
     return {root: each for root, (each, _) in found.items()}, contests
 

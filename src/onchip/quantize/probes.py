@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onchip.graph.run import Array, Runner, each_of
+from onchip.graph.run import Array, Runner
+from onchip.several import each
 from onchip.spec import HeadSpec
 from onchip.vision import decode
 
@@ -38,7 +39,7 @@ class Probes:
             clear = np.maximum(a, b) >= CLEAR
             return float(np.abs(a - b)[clear].sum()), float(a[clear].sum())
 
-        found = each_of(one, zip(self.inputs, self.wanted, strict=True))
+        found = each(one, zip(self.inputs, self.wanted, strict=True))
         error, total = (sum(each[i] for each in found) for i in (0, 1))
         return error / total if total else 0.0
 

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from onchip.errors import InputError
 from onchip.graph.read import Model
-from onchip.graph.run import each_of
 from onchip.quantize import solve
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import Maker
 from onchip.quantize.plan import HEADROOM, LayerPlan, QuantPlan
 from onchip.quantize.regions import Layer, Regions
 from onchip.quantize.walk import Codes, Places, Sampled, Sampler, Walk
+from onchip.several import each
 from onchip.spec import HeadSpec, QuantSpec
 
 Floats = npt.NDArray[np.floating]
@@ -168,7 +168,7 @@ def _look(
         progress(done)
         return found
 
-    seen = [x for x in each_of(one, range(len(images)), workers) if x is not None]
+    seen = [x for x in each(one, range(len(images)), workers) if x is not None]
     if not seen:
         raise InputError("none of the images can be read", "name a folder of photos: -c photos/")
     walk.begin([codes for _, codes in seen])
@@ -221,7 +221,7 @@ class _Tunable:
                 total += float(weights.sum())
             return tally, power, total
 
-        (tally, power, total), *others = each_of(shard, range(SHARDS), workers)
+        (tally, power, total), *others = each(shard, range(SHARDS), workers)
         for other in others:
             tally.merge(other[0])
             power, total = power + other[1], total + other[2]

@@ -21,10 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onchip.errors import ToolError
 from onchip.graph.read import Model
-from onchip.graph.run import Array, each_of, session, translated
+from onchip.graph.run import Array, session, translated
 from onchip.quantize.attention import attention
 from onchip.quantize.attention import weights as place_weights
 from onchip.quantize.weights import coded_bias
+from onchip.several import each
 from onchip.spec import HeadSpec
 
 Codes = npt.NDArray[np.generic]  # (1, channels, rows, columns)
@@ -205,12 +206,12 @@ class Walk:
             return list(run.run(None, {n: self._held[n][image] for n in part.reads}))
 
         with translated("ONNX Runtime cannot run a part of the graph", kind=ToolError):
-            results = each_of(one, range(self._images), self._workers)
+            results = list(each(one, range(self._images), self._workers))
         for made, codes in zip(part.makes, zip(*results, strict=True), strict=True):
             self._held[made] = list(codes)
         self._made.update(missing)
-        for each in missing:
-            for source in self._parts.sources[each]:
+        for tensor in missing:
+            for source in self._parts.sources[tensor]:
                 self._read(source)
 
     def _missing(self, names: Sequence[str]) -> list[str]:
