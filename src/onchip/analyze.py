@@ -20,6 +20,7 @@ from onchip.measure.parity import Noise
 from onchip.measure.proof import Cause
 from onchip.progress import Progress, silent
 from onchip.quantize.plan import QuantPlan, Raising
+from onchip.sampling import some
 from onchip.spec import Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import VendorError
@@ -106,8 +107,7 @@ def analyze(
     """
     manifest, model = artifact.manifest, planned_model(artifact)
     plan = msgspec.json.decode(artifact.payload("plan"), type=QuantPlan)
-    step = max(1, len(data.samples) // LOOKED_AT)
-    photos = [read_image(s.path) for s in data.samples[::step][:LOOKED_AT]]
+    photos = [read_image(s.path) for s in some(data.samples, LOOKED_AT)]
     inputs = [prepare(p, manifest.input)[0] for p in photos]
     errors = layer_errors(
         model, manifest.head, plan, inputs, lambda done: progress("layers", done, len(inputs))

@@ -47,6 +47,7 @@ from onchip.quantize.plan import QuantPlan
 from onchip.quantize.precision import Precision, Search, choose_precision
 from onchip.quantize.recipe import PLAIN, RECIPES, Recipe
 from onchip.quantize.regions import divide, layers
+from onchip.sampling import some
 from onchip.spec import HeadSpec, InputSpec, Layout, Verdict
 from onchip.targets import target as targets
 from onchip.targets.target import Foresight, Job, Prepared, Target, Task
@@ -147,7 +148,12 @@ def parse(
     original = understood(read.load(source), options.custom_ops)
     asked = (options.size, options.end_nodes, options.pixels, options.labels, options.layout)
     key = stages.key(
-        "parse", original.digest, asked, options.custom_ops, target, stages.digests(_few(images))
+        "parse",
+        original.digest,
+        asked,
+        options.custom_ops,
+        target,
+        stages.digests(some(images, GUESS_IMAGES)),
     )
     if (done := stages.finished(older, "parse", key)) is not None:
         return done
@@ -400,8 +406,7 @@ def _within(search: Search, budget: float, images: Sequence[Path], progress: Pro
             "this chip computes in integers only: no layer can be raised",
             "leave --auto-precision away",
         )
-    step = max(1, len(images) // BUDGET_IMAGES)
-    photos = _photos(images[::step][:BUDGET_IMAGES], search.probes.head.classes)
+    photos = _photos(some(images, BUDGET_IMAGES), search.probes.head.classes)
     known = [p for p in photos if p.truth is not None]
     photos = known if 2 * len(known) >= len(photos) else photos
     loss = Loss(search.model, search.probes.head, search.spec, photos)
@@ -413,18 +418,11 @@ def _within(search: Search, budget: float, images: Sequence[Path], progress: Pro
 def _inputs(
     images: Sequence[Path], spec: InputSpec, count: int
 ) -> Iterator[npt.NDArray[np.generic]]:
-    step = max(1, len(images) // count) if count else 1
-    for path in images[::step][: count or None]:
+    for path in some(images, count):
         try:
             yield prepare(read_image(path), spec)[0]
         except InputError:  # counted, and said, when the plan was made
             continue
-
-
-def _few(images: Sequence[Path]) -> list[Path]:
-    """Some images, spread over all of them."""
-    step = max(1, len(images) // GUESS_IMAGES)
-    return list(images[::step][:GUESS_IMAGES])
 
 
 def _photos(images: Sequence[Path], classes: int) -> list[Photo]:
@@ -443,7 +441,7 @@ def _photos(images: Sequence[Path], classes: int) -> list[Photo]:
 def _tensors(model: Model, known: Pixels, images: Sequence[Path]) -> list[npt.NDArray[np.generic]]:
     """Inputs to prove the cut on. It is exact whatever the pixels, so any complete spec will do."""
     spec = input_spec(model, known.over(ULTRALYTICS))
-    return [prepare(p.image, spec)[0] for p in _photos(_few(images)[:PROOF_IMAGES], 0)]
+    return [prepare(p.image, spec)[0] for p in _photos(some(images, PROOF_IMAGES), 0)]
 
 
 def _input(
@@ -456,7 +454,7 @@ def _input(
 
     if known.complete:
         return make(known), ()
-    photos = _photos(_few(images), found.head.classes)
+    photos = _photos(some(images, GUESS_IMAGES), found.head.classes)
     if not photos:
         spec = make(known.over(convention(found.head)))
         text = (

@@ -25,6 +25,7 @@ from onchip.dataset.source import shown
 from onchip.detections import Floats
 from onchip.errors import InputError
 from onchip.progress import Progress
+from onchip.sampling import some
 from onchip.several import each
 from onchip.spec import InputSpec
 from onchip.vision.preprocess import find_images, letterbox, read_image
@@ -104,22 +105,17 @@ def choose(
             "whole and different",
             f"add photos, or ask for fewer: -n {max(1, len(different))}",
         )
-    some = _some(different, max(MOST, wanted))
-    goal = _some([p for p in like if p.facts.thumb] or different, MOST)
-    nearness = _nearness(_features(goal), _features(some))
+    offered = some(different, max(MOST, wanted))
+    goal = some([p for p in like if p.facts.thumb] or different, MOST)
+    nearness = _nearness(_features(goal), _features(offered))
     chosen: list[int] = []
     best = np.zeros(len(goal), np.float32)
-    for _ in range(min(wanted, len(some))):
+    for _ in range(min(wanted, len(offered))):
         gain = np.maximum(nearness - best[:, None], 0).sum(axis=0)
         gain[chosen] = -1
         chosen.append(int(gain.argmax()))
         best = np.maximum(best, nearness[:, chosen[-1]])
-    return tuple(some[i] for i in chosen)
-
-
-def _some(photos: Sequence[Photo], most: int) -> list[Photo]:
-    step = max(1, -(-len(photos) // most))
-    return list(photos[::step]) if len(photos) > most else list(photos)
+    return tuple(offered[i] for i in chosen)
 
 
 def _features(photos: Sequence[Photo]) -> Array:

@@ -14,8 +14,6 @@ from onchip.dataset.source import Source, open_source
 from onchip.errors import InputError
 from onchip.progress import Progress, silent
 
-FORMATS = ("yolo", "coco")
-
 
 @dataclass(frozen=True)
 class Converted:

@@ -35,6 +35,7 @@ from onchip.measure.pixels import mirrored
 from onchip.measure.proof import Cause
 from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.quantize.ranges import fit, rounded
+from onchip.sampling import some
 from onchip.spec import HeadSpec, InputSpec, Letterboxing, short
 from onchip.targets import target as targets
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
@@ -73,8 +74,7 @@ class Evidence:
 
     def more(self, count: int) -> Iterator[tuple[Image, Sample]]:
         """So many images, spread over all."""
-        step = max(1, len(self.samples) // count)
-        return ((read_image(s.path), s) for s in self.samples[::step][:count])
+        return ((read_image(s.path), s) for s in some(self.samples, count))
 
     @cached_property
     def run(self) -> Runner:

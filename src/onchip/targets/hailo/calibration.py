@@ -15,6 +15,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from onchip.errors import InputError
+from onchip.sampling import some
 from onchip.spec import InputSpec
 from onchip.targets.target import Task
 from onchip.zips import DAMAGED
@@ -86,9 +87,7 @@ def _unpacked(data: bytes, spec: InputSpec, count: int) -> Iterator[npt.NDArray[
     wanted = spec.shape[1:]
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            step = max(1, len(entries) // count) if count else 1
-            for entry in entries[::step][: count or None]:
+            for entry in some(archive.infolist(), count):
                 if entry.file_size > LARGEST or entry.compress_type != zipfile.ZIP_STORED:
                     raise _damaged()
                 raw = np.frombuffer(archive.read(entry), np.uint8)
