@@ -39,7 +39,7 @@ class Probes:
             clear = np.maximum(a, b) >= CLEAR
             return float(np.abs(a - b)[clear].sum()), float(a[clear].sum())
 
-        found = each(one, zip(self.inputs, self.wanted, strict=True))
+        found = list(each(one, zip(self.inputs, self.wanted, strict=True)))
         error, total = (sum(each[i] for each in found) for i in (0, 1))
         return error / total if total else 0.0
 
