@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -41,9 +42,10 @@ class Cpu(Target):
 
     def compile(self, job: Job) -> Compiled:
         """Take the QDQ graph, which ONNX Runtime fuses into integer kernels when it loads."""
+        from onchip.quantize.merge import merged
         from onchip.targets.qdq import compiled
 
-        return compiled(job, {"onnxruntime": self.version()})
+        return compiled(replace(job, qdq=merged(job.qdq)), {"onnxruntime": self.version()})
 
     def open(self, artifact: Artifact, threads: int = 0) -> "CpuSession":
         """Load the graph into ONNX Runtime."""
