@@ -35,7 +35,6 @@ from onchip.measure.pixels import mirrored
 from onchip.measure.proof import Cause
 from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.quantize.ranges import fit, rounded
-from onchip.sampling import some
 from onchip.spec import HeadSpec, InputSpec, Letterboxing, short
 from onchip.targets import target as targets
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
@@ -74,7 +73,8 @@ class Evidence:
 
     def more(self, count: int) -> Iterator[tuple[Image, Sample]]:
         """So many images, spread over all."""
-        return ((read_image(s.path), s) for s in some(self.samples, count))
+        step = max(1, len(self.samples) // count)
+        return ((read_image(s.path), s) for s in self.samples[::step][:count])
 
     @cached_property
     def run(self) -> Runner:
