@@ -20,8 +20,8 @@ def run(arguments: Sequence[str], folder: Path, timeout: float) -> subprocess.Co
     Raises:
         subprocess.TimeoutExpired: It took longer. It has been killed.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        places = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
+    with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
+        places = [out.name, err.name]
         process = FORKS.Process(
             target=_main, args=(list(arguments), folder, dict(os.environ), places)
         )

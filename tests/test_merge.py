@@ -84,6 +84,20 @@ def test_codes_are_what_they_were(zeros: tuple[int, ...], level: str) -> None:
         assert apart.max() <= 1 and (apart > 0).mean() < 0.005  # sums on the border of two codes
 
 
+def test_sixteen_bits_stay_apart() -> None:
+    wide = graph((0, 0, 0))
+    wide.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    zeros = {n.input[2] for n in wide.graph.node if n.op_type == "QuantizeLinear"}
+    for node in wide.graph.node:
+        if node.op_type == "QuantizeLinear":
+            node.domain = "com.microsoft"
+    for constant in wide.graph.initializer:
+        if constant.name in zeros:
+            constant.CopyFrom(numpy_helper.from_array(np.uint16(0), constant.name))
+    data = wide.SerializeToString()
+    assert merged(data) == onnx.ModelProto.FromString(data).SerializeToString()
+
+
 def test_convolutions_that_differ_stay_apart() -> None:
     wide = graph((0, 0, 0))
     for node in wide.graph.node:

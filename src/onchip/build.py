@@ -147,14 +147,8 @@ def parse(
     _refuse_torch(source)
     original = understood(read.load(source), options.custom_ops)
     asked = (options.size, options.end_nodes, options.pixels, options.labels, options.layout)
-    key = stages.key(
-        "parse",
-        original.digest,
-        asked,
-        options.custom_ops,
-        target,
-        stages.digests(some(images, GUESS_IMAGES)),
-    )
+    few = stages.digests(some(images, GUESS_IMAGES))
+    key = stages.key("parse", original.digest, asked, options.custom_ops, target, few)
     if (done := stages.finished(older, "parse", key)) is not None:
         return done
     started = time.perf_counter()

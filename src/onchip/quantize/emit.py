@@ -64,7 +64,7 @@ def emit(
     graph.initializer.extend(made)
     if any(t.bits == 16 for t in tensors.values()):
         proto.opset_import.append(helper.make_opsetid(SIXTEEN, 1))
-    _drop_unused(graph)
+    drop_unused(graph)
     del graph.value_info[:]
     return proto
 
@@ -189,19 +189,27 @@ def _weights(
     ]
     found = []
     for name, array, scale in pairs:
-        made.append(numpy_helper.from_array(array, f"{name}/codes"))
-        made.append(numpy_helper.from_array(scale, f"{name}/scale"))
-        made.append(numpy_helper.from_array(np.zeros(len(scale), array.dtype), f"{name}/zero"))
-        inputs = [f"{name}/{part}" for part in ("codes", "scale", "zero")]
-        found.append(
-            helper.make_node("DequantizeLinear", inputs, [name], f"{name}/dequantize", axis=0)
-        )
+        dequantize, constants = dequantized(name, array, scale)
+        found.append(dequantize)
+        made.extend(constants)
     del node.input[1:]
     node.input.extend([weight_name, bias_name])
     return found
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def dequantized(
+    name: str, codes: npt.NDArray[np.generic], scales: npt.NDArray[np.float32]
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """Return the node that makes a constant from codes, row by row, and what it reads."""
+    arrays = {"codes": codes, "scale": scales, "zero": np.zeros(len(scales), codes.dtype)}
+    made = [numpy_helper.from_array(a, f"{name}/{part}") for part, a in arrays.items()]
+    inputs = [t.name for t in made]
+    node = helper.make_node("DequantizeLinear", inputs, [name], f"{name}/dequantize", axis=0)
+    return node, made
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Take constants away that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]

@@ -16,9 +16,12 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from onchip.quantize.emit import dequantized, drop_unused
+
 FEW = 16  # rows of a part
 
 Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,24 @@ class _Graph:
             return None
         weights, bias = (self.makers.get(name) for name in node.input[1:])
         rounds = self.readers[node.output[0]]
-        if weights is None or bias is None or [r.op_type for r in rounds] != ["QuantizeLinear"]:
+        if weights is None or bias is None or len(rounds) != 1:
+            return None
+        if rounds[0].op_type != "QuantizeLinear" or rounds[0].domain:  # 16 bits are not divided
             return None
         codes = self.constants.get(weights.input[0])
         if codes is None or len(codes) >= FEW or codes[0, 0].size == 1 or _grouped(node):
             return None
         return _Part(node, rounds[0], weights, bias)
 
-    def values(self, node: onnx.NodeProto) -> tuple[Array, Array, Array]:
-        """Return the constants that a node dequantizes or rounds by: codes or none, scale, zero."""
-        found = [self.constants.get(name, np.zeros(0)) for name in node.input]
-        return found[0], found[1], found[2]
+    def rows(self, part: _Part, first: _Part) -> tuple[Array, Floats, Floats, Floats]:
+        """Return codes, scales, biases and their steps, rounded as the first part is."""
+        codes, scales = (self.constants[name] for name in part.weights.input[:2])
+        biases, steps = (self.constants[name].astype(np.float64) for name in part.bias.input[:2])
+        scale, zero = (float(self.constants[name]) for name in first.rounds.input[1:])
+        own, own_zero = (float(self.constants[name]) for name in part.rounds.input[1:])
+        shift = np.round((own_zero - zero) * own / steps)
+        ratio = scale / own
+        return codes, scales.astype(np.float64) * ratio, biases + shift, steps * ratio
 
 
 def merged(qdq: bytes) -> bytes:
@@ -75,54 +85,36 @@ def merged(qdq: bytes) -> bytes:
     for parts in alike.values():
         if len(parts) > 1:
             _merge(graph, known, parts)
+    drop_unused(graph)
     return proto.SerializeToString()
 
 
 def _merge(graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part]) -> None:
-    first = parts[0]
-    _, scale, zero = known.values(first.rounds)
-    codes, scales, biases, steps = [], [], [], []
-    for part in parts:
-        values, weight_scales, _ = known.values(part.weights)
-        bias, bias_scales, _ = known.values(part.bias)
-        _, own, own_zero = known.values(part.rounds)
-        ratio = float(scale) / float(own)
-        shift = (float(own_zero) - float(zero)) * float(own) / bias_scales.astype(np.float64)
-        codes.append(values)
-        scales.append(weight_scales.astype(np.float64) * ratio)
-        biases.append(bias.astype(np.float64) + np.round(shift))
-        steps.append(bias_scales.astype(np.float64) * ratio)
-    if max(np.abs(b).max() for b in biases) >= 2**31:
+    rows = [known.rows(part, parts[0]) for part in parts]
+    codes, scales, biases, steps = (np.concatenate(column) for column in zip(*rows, strict=True))
+    if np.abs(biases).max() >= 2**31:
         return
-    name = f"{first.conv.name}/merged"
-    made = {
-        f"{name}/weight": (np.concatenate(codes), np.concatenate(scales)),
-        f"{name}/bias": (np.concatenate(biases).astype(np.int32), np.concatenate(steps)),
-    }
-    nodes = []
-    for target, (values, by_row) in made.items():
-        inputs = [f"{target}/{part}" for part in ("codes", "scale", "zero")]
-        arrays = (values, by_row.astype(np.float32), np.zeros(len(by_row), values.dtype))
-        graph.initializer.extend(map(numpy_helper.from_array, arrays, inputs))
-        nodes.append(helper.make_node("DequantizeLinear", inputs, [target], target, axis=0))
-    conv = onnx.NodeProto()
-    conv.CopyFrom(first.conv)
+    first = parts[0].conv
+    name = f"{first.name}/merged"
+    weights, constants = dequantized(f"{name}/weight", codes, scales.astype(np.float32))
+    bias, more = dequantized(f"{name}/bias", biases.astype(np.int32), steps.astype(np.float32))
+    sizes = numpy_helper.from_array(np.array([len(r[0]) for r in rows], np.int64), f"{name}/sizes")
+    graph.initializer.extend([*constants, *more, sizes])
+    conv, rounds = onnx.NodeProto(), onnx.NodeProto()
+    conv.CopyFrom(first)
     conv.name = name
-    conv.input[1:] = list(made)
+    conv.input[1:] = [weights.output[0], bias.output[0]]
     conv.output[0] = f"{name}/float"
-    rounds = helper.make_node(
-        "QuantizeLinear", [conv.output[0], *first.rounds.input[1:]], [f"{name}/codes"], f"{name}/q"
-    )
-    sizes = np.array([len(c) for c in codes], np.int64)
-    graph.initializer.append(numpy_helper.from_array(sizes, f"{name}/sizes"))
-    divided = [part.rounds.output[0] for part in parts]
-    split = helper.make_node("Split", [f"{name}/codes", f"{name}/sizes"], divided, f"{name}/split")
-    split.attribute.append(helper.make_attribute("axis", 1))
+    rounds.CopyFrom(parts[0].rounds)
+    rounds.name = f"{name}/quantize"
+    rounds.input[0], rounds.output[0] = conv.output[0], f"{name}/codes"
+    inputs, divided = [rounds.output[0], sizes.name], [p.rounds.output[0] for p in parts]
+    split = helper.make_node("Split", inputs, divided, f"{name}/split", axis=1)
     gone = {n.output[0] for p in parts for n in (p.conv, p.rounds, p.weights, p.bias)}
     place = min(i for i, node in enumerate(graph.node) if node.output[0] in gone)
     kept = [node for node in graph.node if node.output[0] not in gone]
     del graph.node[:]
-    graph.node.extend([*kept[:place], *nodes, conv, rounds, split, *kept[place:]])
+    graph.node.extend([*kept[:place], weights, bias, conv, rounds, split, *kept[place:]])
 
 
 def _grouped(node: onnx.NodeProto) -> bool:

@@ -115,9 +115,10 @@ class OpenvinoSession(Session):
         self.depth = max(2, at_once)
         self._free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(self.depth):
-            self._free.put(self._compiled.create_infer_request())
-        with FIRST:
-            _ = self._compiled.create_infer_request().get_input_tensor().data
+            request = self._compiled.create_infer_request()
+            with FIRST:
+                _ = request.get_input_tensor().data
+            self._free.put(request)
 
     def __call__(self, tensor: npt.NDArray[np.generic]) -> Tensors:
         """Run one input, on a request that is free."""
