@@ -3,15 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
 from onchip.build import Options, build, cut_model, optimize, parse, planned_model
+from onchip.errors import InputError
 from onchip.graph.pixels import ULTRALYTICS
 from onchip.graph.run import Runner
 from onchip.quantize import rewrite
+from onchip.quantize.plan import QuantPlan
 from onchip.vision.preprocess import find_images
 
 import graphs
@@ -67,6 +70,23 @@ def test_what_the_user_raised_is_not_split(model: Path, photos: Path) -> None:
     for options in (replace(SAID, keep_float=("stem",)), replace(SAID, int16=("stem",))):
         made = optimize(parse(model, "cpu", images, options=options), images, options=options)
         assert "range_split" not in {v.code for v in made.manifest.verdicts}
+
+
+def test_a_part_is_raised_by_its_name(model: Path, photos: Path) -> None:
+    images = find_images(photos)
+    for options in (replace(SAID, keep_float=("stem/2",)), replace(SAID, int16=("deep/1",))):
+        options = replace(options, max_float=0)
+        made = optimize(parse(model, "cpu", images, options=options), images, options=options)
+        plan = msgspec.json.decode(made.payload("plan"), type=QuantPlan)
+        assert (*plan.floats, *plan.wide) == (*options.keep_float, *options.int16)
+
+
+@pytest.mark.parametrize("name", ["stem/9", "stem/0", "head/1"])
+def test_a_part_that_is_not_there_is_named(model: Path, photos: Path, name: str) -> None:
+    images, options = find_images(photos), replace(SAID, keep_float=(name,), max_float=0)
+    with pytest.raises(InputError, match=name) as caught:
+        optimize(parse(model, "cpu", images, options=options), images, options=options)
+    assert "such as" in caught.value.hint
 
 
 def test_a_chip_that_quantizes_by_itself_is_given_the_network_as_it_is(

@@ -37,12 +37,13 @@ RKNN = "onchip toolchain install rknn"
 RKNN_PLAN = {"quantizer": "onchip"}  # else it may take the SDK's quantization, which has rows
 
 
-def _ours(recipe: str, target: str = "cpu", install: str = "", most: int = 0) -> Peer:
-    """Return a recipe of onchip's own, all in INT8 but for at most so many layers."""
+def _ours(recipe: str, target: str = "cpu", install: str = "", raises: bool = False) -> Peer:
+    """Return a recipe of onchip's own, all in INT8, or but for one tensor."""
     options = Options(
-        max_float=most, recipe=RECIPES[recipe], target=RKNN_PLAN if target != "cpu" else {}
+        max_float=0, recipe=RECIPES[recipe], target=RKNN_PLAN if target != "cpu" else {}
     )
-    return Peer("ours", {"target": target, "options": options}, install=install)
+    given = {"target": target, "options": options, "raises": raises}
+    return Peer("ours", given, install=install)
 
 
 PEERS = {
@@ -58,4 +59,6 @@ PEERS = {
     "RKNN hybrid proposal": Peer("rockchip", {"hybrid": "proposal"}, install=RKNN),
     **{f"onchip {r}, cpu": _ours(r) for r in RECIPES},
     **{f"onchip {r}, rk3588": _ours(r, "rk3588", RKNN) for r in RECIPES},
+    "onchip, one raised tensor, cpu": _ours("balanced", raises=True),
+    "onchip, one raised tensor, rk3588": _ours("balanced", "rk3588", RKNN, raises=True),
 }

@@ -9,8 +9,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -41,6 +39,7 @@ from onchip.progress import Progress, silent
 from onchip.quantize import sound
 from onchip.quantize.budget import choose_within
 from onchip.quantize.emit import emit
+from onchip.quantize.names import named
 from onchip.quantize.optimize import Work
 from onchip.quantize.optimize import optimize as quantize
 from onchip.quantize.plan import QuantPlan
@@ -525,16 +524,7 @@ def _raised(names: tuple[str, ...], kind: str, target: Target, model: Model) -> 
             f"{target.name} has no layers in {kind}" + ("" if can else ": it has integers only"),
             f"its layers can be raised to {' or '.join(can)}" if can else "leave that option out",
         )
-    found = [x.node for x in layers(model)]
-    chosen = [n for n in found if any(n == x or fnmatchcase(n, x) for x in names)]
-    missing = [x for x in names if not any(n == x or fnmatchcase(n, x) for n in found)]
-    if missing:
-        near = get_close_matches(missing[0], found, 3) or found[:3]
-        raise InputError(
-            f"the cut graph has no layer {', '.join(missing)}",
-            f"such as {', '.join(near)}; onchip inspect FILE.onchip --layers lists a plan's",
-        )
-    return tuple(chosen)
+    return named(names, layers(model))
 
 
 def _most_raised(target: Target, options: Options) -> int:

@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 from onchip.graph.read import Model
 from onchip.graph.run import Array
 from onchip.progress import Progress, silent
-from onchip.quantize import sound
+from onchip.quantize import names, sound
 from onchip.quantize.harm import Wish, asked, cotangents, influences
 from onchip.quantize.influence import Influence
 from onchip.quantize.observe import Maker, observe
@@ -109,6 +109,7 @@ def _optimized(
         )
     )
     regions = divide(model, work.head, work.quant, work.floats)
+    names.check((*work.floats, *work.wide), regions.layers)
     seen, wishes, work = _seen(work, recipe, model, regions, progress)
     used = work.used()
 
