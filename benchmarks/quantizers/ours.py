@@ -10,19 +10,13 @@ from onchip.targets import target as targets
 from quantizers.network import Made, Network
 
 
-def quantize(
-    network: Network, target: str = "cpu", options: Options | None = None, raises: bool = False
-) -> Made:
-    """Plan and compile what was parsed; `raises` frees the tensor that wins most."""
+def quantize(network: Network, target: str = "cpu", options: Options | None = None) -> Made:
+    """Plan and compile what was parsed."""
     manifest = msgspec.structs.replace(network.artifact.manifest, target=target)
     parsed = replace(network.artifact, manifest=manifest)
     planned = optimize(parsed, network.photos, options=options)
-    plan = msgspec.json.decode(planned.payload("plan"), type=QuantPlan)
-    if raises:
-        options = replace(options or Options(), keep_float=plan.raising[0].layers)
-        planned = optimize(parsed, network.photos, options=options)
-        plan = msgspec.json.decode(planned.payload("plan"), type=QuantPlan)
     made = compile_(planned, network.photos, options=options)
+    plan = msgspec.json.decode(made.payload("plan"), type=QuantPlan)
     assert made.manifest.program_input is not None
     return Made(
         made.payload("program"),

@@ -25,6 +25,7 @@ class Peer:
     install: str = ""  # the command that installs what it needs
     most: int = 0  # images; 0 is all
     limit: float = 20 * MINUTES
+    only: str = ""  # the network that it is for; of all others it has no rows
 
     def load(self) -> Callable[[Network], Made]:
         """Import what it needs."""
@@ -34,16 +35,21 @@ class Peer:
 
 PIP = "pip install nncf onnxruntime"
 RKNN = "onchip toolchain install rknn"
+STEM = ("Conv_41", "Conv_44")  # the two layers between which yolox_nano's detections are lost
 RKNN_PLAN = {"quantizer": "onchip"}  # else it may take the SDK's quantization, which has rows
 
 
-def _ours(recipe: str, target: str = "cpu", install: str = "", raises: bool = False) -> Peer:
-    """Return a recipe of onchip's own, all in INT8, or but for one tensor."""
-    options = Options(
-        max_float=0, recipe=RECIPES[recipe], target=RKNN_PLAN if target != "cpu" else {}
-    )
-    given = {"target": target, "options": options, "raises": raises}
-    return Peer("ours", given, install=install)
+def _ours(
+    recipe: str,
+    target: str = "cpu",
+    install: str = "",
+    raised: tuple[str, ...] = (),
+    only: str = "",
+) -> Peer:
+    """Return a recipe of onchip's own, all in INT8 but for the raised layers."""
+    given = RKNN_PLAN if target != "cpu" else {}
+    options = Options(max_float=0, keep_float=raised, recipe=RECIPES[recipe], target=given)
+    return Peer("ours", {"target": target, "options": options}, install=install, only=only)
 
 
 PEERS = {
@@ -59,6 +65,6 @@ PEERS = {
     "RKNN hybrid proposal": Peer("rockchip", {"hybrid": "proposal"}, install=RKNN),
     **{f"onchip {r}, cpu": _ours(r) for r in RECIPES},
     **{f"onchip {r}, rk3588": _ours(r, "rk3588", RKNN) for r in RECIPES},
-    "onchip, one raised tensor, cpu": _ours("balanced", raises=True),
-    "onchip, one raised tensor, rk3588": _ours("balanced", "rk3588", RKNN, raises=True),
+    "onchip, one tensor raised, cpu": _ours("balanced", raised=STEM, only="yolox_nano"),
+    "onchip, one tensor raised, rk3588": _ours("balanced", "rk3588", RKNN, STEM, "yolox_nano"),
 }
