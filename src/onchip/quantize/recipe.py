@@ -44,7 +44,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "fast": Recipe(name="fast", algorithms=("equalize", "split")),
         "balanced": Recipe(name="balanced", algorithms=("equalize", "split", "ranges", "weights")),
-        "best": Recipe(name="best", algorithms=tuple(ALGORITHMS), felt=64, tuned=64),
+        "best": Recipe(name="best", algorithms=tuple(ALGORITHMS), felt=32, tuned=32),
     }
 )
 PLAIN = Recipe(name="plain", algorithms=())
