@@ -5,9 +5,8 @@ that wins decides: how much nearer scores and boxes come to the float network's,
 detections agree.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.layers import LayerError
 from onchip.measure.nearness import nearness_db
-from onchip.measure.suspects import CERTAIN, Case, Suspect, suspects, swaps
+from onchip.measure.suspects import CERTAIN, RANGES, Case, Suspect, suspects, swaps, together
 from onchip.quantize.agreement import agreement
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import Maker
@@ -34,7 +33,7 @@ MOST = 16  # suspects tried by experiment on a few images
 SCREEN = 2  # images for that
 TRIED = 4  # of them, those that win most there, on all images
 ALONE = 2  # of the layers that lose most by themselves, though nothing is wrong
-WORTH = 0.5  # dB that a repair must win to be called a fault
+WORTH = 0.5  # dB that a repair must win to be called a fault; twice that where agreement falls
 WORTH_SEEN = 0.03  # or of agreement
 CLEAR = 10.0  # dB of suspicion: with less, only what wins detections is a fault; a plan may clip
 NOISE = 0.01  # of agreement, that chance wins or loses
@@ -97,6 +96,10 @@ class Trial:
         run = Runner(model.bytes)
         return cls(model, head, inputs, [run(x) for x in inputs])
 
+    def few(self) -> "Trial":
+        """The same on fewer images."""
+        return replace(self, inputs=self.inputs[:SCREEN], wanted=self.wanted[:SCREEN])
+
     def plan(self, plan: QuantPlan) -> Near:
         """How near a plan comes."""
         return self.graph(self.emitted(plan))
@@ -138,7 +141,9 @@ def find_faults(
     base = trial.plan(plan)
     case = Case(model, head, plan, errors, inputs)
     doubted = suspects(case)
-    tried = _screened(trial, plan, [*swaps(case, doubted[:MOST]), *doubted[:MOST]])
+    first = [s for place, s in enumerate(doubted) if place < MOST or not s.node]
+    others = [s for s in doubted if s not in first]
+    tried = _screened(trial, plan, [*swaps(case, first), *first, *_halved(trial, plan, others)])
     alone = sorted(errors, key=lambda e: e.own.sqnr_db)[:ALONE]
     total = len(tried) + len(alone) + 1
     found = []
@@ -151,7 +156,7 @@ def find_faults(
     clear = sum(s.suspicion >= CLEAR for s in doubted)
     if clear >= SUSPICIOUS or plan.images < FEW:
         other, again = planned_again(trial, own, spec, plan)
-        near = dataclasses.replace(trial, model=other).plan(again)
+        near = replace(trial, model=other).plan(again)
         found += _stale(plan, clear, base, near)
     quantized = trial.emitted(plan)
     for done, error in enumerate(alone):
@@ -162,11 +167,24 @@ def find_faults(
     return _ranked(found)
 
 
+def _halved(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> Sequence[Suspect]:
+    """The range whose repair wins most, or none: by repairing ever fewer of them together.
+
+    A plan that clips on purpose has more such suspects than can be tried one by one.
+    """
+    few, part = trial.few(), [s for s in doubted if s.code in RANGES and s.node]
+    while len(part) > 1:
+        halves = part[::2], part[1::2]
+        wins = [_harm(_fault(h[0], Near(0, 0), few.plan(together(plan, h)))) for h in halves]
+        part = halves[wins[1] > wins[0]]
+    return part
+
+
 def _screened(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> list[Suspect]:
     """Those whose repair wins most on a few images."""
     if len(doubted) <= TRIED:
         return list(doubted)
-    few = Trial(trial.model, trial.head, trial.inputs[:SCREEN], trial.wanted[:SCREEN])
+    few = trial.few()
     base = few.plan(plan)
     wins = [_harm(_fault(s, base, few.plan(s.repaired or plan))) for s in doubted]
     certain = [s.suspicion >= CERTAIN for s in doubted]
@@ -183,7 +201,8 @@ def _worth(fault: Fault, suspicion: float) -> bool:
     """Whether a repair wins enough to be told."""
     if suspicion >= CERTAIN or (fault.win >= WORTH_SEEN and fault.win_db >= 0):
         return True  # what contradicts itself is wrong, even where it costs little
-    return suspicion >= CLEAR and fault.win_db >= WORTH and fault.win >= -NOISE
+    worth = WORTH if fault.win >= 0 else 2 * WORTH
+    return suspicion >= CLEAR and fault.win_db >= worth and fault.win >= -NOISE
 
 
 def _harm(fault: Fault) -> float:
@@ -194,12 +213,15 @@ def _ranked(found: Sequence[Fault]) -> tuple[Fault, ...]:
     """The most harmful first; what is wrong before what the bits cost, for it is mended for free.
 
     Of two repairs that win about as much the narrower is the right one: the wider mends it too.
+    Planning again moves what is near in boxes and in scores by itself: agreement may tell alone.
     """
     order = sorted(found, key=lambda f: (f.wrong, _harm(f)), reverse=True)
     if not order:
         return ()
     most = _harm(order[0])
-    as_good = [f for f in order if f.wrong == order[0].wrong and _harm(f) >= ALL * most]
+    alike = [f for f in order if f.wrong == order[0].wrong]
+    seen = max(order[0].win, WORTH_SEEN)
+    as_good = [f for f in alike if _harm(f) >= ALL * most or f.win >= ALL * seen]
     first = min(as_good, key=_width)
     return (first, *(f for f in order if f is not first))
 
@@ -242,8 +264,8 @@ def planned_again(
 
 def _stale(plan: QuantPlan, doubted: int, base: Near, again: Near) -> list[Fault]:
     """Planning again as a repair, where it wins enough."""
-    won = again.db - base.db
-    if won < AGAIN:
+    won, win = again.db - base.db, round(again.agreement - base.agreement, 4)
+    if won < AGAIN or win < NOISE:  # scores may be bought with boxes on purpose, and the other way
         return []
     code = "few_images" if plan.images < FEW else "stale_ranges"
     why = (
@@ -252,7 +274,6 @@ def _stale(plan: QuantPlan, doubted: int, base: Near, again: Near) -> list[Fault
         else "the plan is of other images, or of another training of the network"
     )
     message = f"{why}: {doubted} ranges and scales do not fit what these images give"
-    win = round(again.agreement - base.agreement, 4)
     return [Fault("", "", code, message, win, round(won, 2))]
 
 

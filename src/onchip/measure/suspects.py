@@ -29,6 +29,7 @@ OTHER = 2.0  # times the error of a range that fits, up to which another fits as
 LIKE = 2.0  # times a fitting scale, up to which another fits
 RANGES = ("saturated", "score_ceiling", "coarse", "zero_point")
 FLAT = 1.5  # times the median scale: weights whose channels differ less have one scale anyway
+FITTED = 27.0  # dB that fitted weights would keep: they move on purpose; measured 21.6 and more
 STRAY = 1.5  # steps that a weight's code may be off: rounding up or down, and a little more
 
 Tensors = Sequence[npt.NDArray[np.generic]]
@@ -132,6 +133,16 @@ def _with_ends(plan: QuantPlan, ends: Mapping[str, tuple[float, float]]) -> Quan
 
     tensors = tuple(fitted(t) if t.group in groups else t for t in plan.tensors)
     return replace(plan, tensors=tensors)
+
+
+def together(plan: QuantPlan, found: Sequence[Suspect]) -> QuantPlan:
+    """Return the plan with the tensors of several suspects repaired at once."""
+    repaired: dict[str, TensorPlan] = {}
+    for suspect in found:
+        tensors = () if suspect.repaired is None else suspect.repaired.tensors
+        pairs = zip(plan.tensors, tensors, strict=False)
+        repaired |= {new.name: new for old, new in pairs if new != old}
+    return replace(plan, tensors=tuple(repaired.get(t.name, t) for t in plan.tensors))
 
 
 def _range_fault(case: Case, error: LayerError, ends: tuple[float, float]) -> tuple[str, str]:
@@ -261,13 +272,15 @@ def _weights(case: Case) -> Iterator[Suspect]:
     """Layers whose weights lose more than rounding on their own scales costs."""
     seen: set[str] = set()
     for error in case.errors:
-        gap = error.weights.possible_db - error.weights.db
+        fitted = any(x.node == error.node and x.codes for x in case.plan.layers)
+        possible = min(error.weights.possible_db, FITTED if fitted else np.inf)
+        gap = possible - error.weights.db
         if gap > AVOIDABLE and error.node not in seen:
             seen.add(error.node)
             code, message = _weight_fault(case, error)
             scales = rounding.scales(_weight(case.model, error.node), case.plan.quant)
-            fitted = {"scales": tuple(float(v) for v in scales), "codes": b""}
-            repaired = _with_layer(case.plan, error.node, fitted)
+            plain = {"scales": tuple(float(v) for v in scales), "codes": b""}
+            repaired = _with_layer(case.plan, error.node, plain)
             yield Suspect(error.node, error.tensor, code, message, gap, repaired)
 
 
