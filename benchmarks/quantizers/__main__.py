@@ -78,8 +78,8 @@ class Bench:
 
     def run(self, names: Sequence[str]) -> None:
         """Make the rows that are missing, and take the times of what is new."""
-        wanted = {n: images for n in names if (images := self._missing(n))}
-        wanted = {n: i for n, i in wanted.items() if PEERS[n].only in ("", self._model)}
+        mine = [n for n in names if PEERS[n].only in ("", self._model)]
+        wanted = {n: images for n in mine if (images := self._missing(n))}
         if not wanted and not self._asked.times:
             return
         with alone(self._folder):

@@ -142,7 +142,7 @@ def find_faults(
     case = Case(model, head, plan, errors, inputs)
     doubted = suspects(case)
     first = [s for place, s in enumerate(doubted) if place < MOST or not s.node]
-    others = [s for s in doubted if s not in first]
+    others = [s for s in doubted[MOST:] if s.node]
     tried = _screened(trial, plan, [*swaps(case, first), *first, *_halved(trial, plan, others)])
     alone = sorted(errors, key=lambda e: e.own.sqnr_db)[:ALONE]
     total = len(tried) + len(alone) + 1
@@ -173,10 +173,12 @@ def _halved(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> Sequen
     A plan that clips on purpose has more such suspects than can be tried one by one.
     """
     few, part = trial.few(), [s for s in doubted if s.code in RANGES and s.node]
+
+    def won(half: Sequence[Suspect]) -> float:
+        return _harm(_fault(half[0], Near(0, 0), few.plan(together(plan, half))))
+
     while len(part) > 1:
-        halves = part[::2], part[1::2]
-        wins = [_harm(_fault(h[0], Near(0, 0), few.plan(together(plan, h)))) for h in halves]
-        part = halves[wins[1] > wins[0]]
+        part = max(part[::2], part[1::2], key=won)
     return part
 
 

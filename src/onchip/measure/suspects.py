@@ -138,9 +138,8 @@ def _with_ends(plan: QuantPlan, ends: Mapping[str, tuple[float, float]]) -> Quan
 def together(plan: QuantPlan, found: Sequence[Suspect]) -> QuantPlan:
     """Return the plan with the tensors of several suspects repaired at once."""
     repaired: dict[str, TensorPlan] = {}
-    for suspect in found:
-        tensors = () if suspect.repaired is None else suspect.repaired.tensors
-        pairs = zip(plan.tensors, tensors, strict=False)
+    for other in (s.repaired for s in found if s.repaired is not None):
+        pairs = zip(plan.tensors, other.tensors, strict=True)
         repaired |= {new.name: new for old, new in pairs if new != old}
     return replace(plan, tensors=tuple(repaired.get(t.name, t) for t in plan.tensors))
 
