@@ -143,7 +143,8 @@ def find_faults(
     doubted = suspects(case)
     first = [s for place, s in enumerate(doubted) if place < MOST or not s.node]
     others = [s for s in doubted[MOST:] if s.node]
-    tried = _screened(trial, plan, [*swaps(case, first), *first, *_halved(trial, plan, others)])
+    worst = halved(trial.few().plan, plan, others)
+    tried = _screened(trial, plan, [*swaps(case, first), *first, *worst])
     alone = sorted(errors, key=lambda e: e.own.sqnr_db)[:ALONE]
     total = len(tried) + len(alone) + 1
     found = []
@@ -167,15 +168,18 @@ def find_faults(
     return _ranked(found)
 
 
-def _halved(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> Sequence[Suspect]:
+def halved(
+    near: Callable[[QuantPlan], Near], plan: QuantPlan, doubted: Sequence[Suspect]
+) -> Sequence[Suspect]:
     """The range whose repair wins most, or none: by repairing ever fewer of them together.
 
-    A plan that clips on purpose has more such suspects than can be tried one by one.
+    A plan that clips on purpose has more such suspects than can be tried one by one. `near` tells
+    how near a plan comes to float; it is asked twice for each halving.
     """
-    few, part = trial.few(), [s for s in doubted if s.code in RANGES and s.node]
+    part = [s for s in doubted if s.code in RANGES and s.node]
 
     def won(half: Sequence[Suspect]) -> float:
-        return _harm(_fault(half[0], Near(0, 0), few.plan(together(plan, half))))
+        return _harm(_fault(half[0], Near(0, 0), near(together(plan, half))))
 
     while len(part) > 1:
         part = max(part[::2], part[1::2], key=won)
