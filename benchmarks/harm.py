@@ -4,7 +4,8 @@ For each model and placement: the harm of every group of tensors that share a sc
 16 calibration images, against what rounding that group alone does to the detections of photos that
 calibrated nothing. Prints Spearman's rank correlation and the ratio of the sums. One photo in
 twenty may lose more than all others together, of what reaches further in it than in any that
-calibrated: the truth is told once by the sum over photos, and once by the mean of their roots.
+calibrated: the truth is told once by the sum over photos, and once by the mean of their roots, and
+once the harm is foreseen from the very photos that tell the truth.
 
     python benchmarks/harm.py                       all models, on the CPU and for RK3588: an hour
     python benchmarks/harm.py yolov5n --photos 8    one, on fewer photos: noisy
@@ -49,17 +50,22 @@ def main() -> None:
             found = compared(name, target, asked_for.photos)
             print(
                 f"{name} {target}: rank correlation {found.by_sum:.3f} by the sum, "
-                f"{found.by_roots:.3f} by roots, over {found.groups} groups; "
+                f"{found.by_roots:.3f} by roots, {found.by_same:.3f} foreseen from the same photos, "
+                f"over {found.groups} groups; "
                 f"foreseen over true, summed: {found.ratio:.2f}",
                 flush=True,
             )
 
 
 class Compared(NamedTuple):
-    """Rank correlations with the sum over photos and the mean of roots, and the sums' ratio."""
+    """Rank correlations with the sum over photos and the mean of roots, and the sums' ratio.
+
+    `by_same` is that with the sum, of what is foreseen from the same photos.
+    """
 
     by_sum: float
     by_roots: float
+    by_same: float
     ratio: float
     groups: int
 
@@ -82,10 +88,13 @@ def compared(name: str, target: str, count: int) -> Compared:
     def wish(make: Maker) -> Wish:
         return Wish.of(make, cotangents(head, run(make()), size, random))
 
-    makers = [maker(p) for p in calibration[:: CALIBRATION // FELT]]
-    felt, _ = influences(model, asked(model, regions), map(wish, makers))
-    harms = {g: h for g, h in foreseen(model, plan, felt).items() if h is not None}
-    inputs = [prepare(read_image(s.path), spec)[0] for s in samples("tune", CALIBRATION, count)]
+    def harms_of(photos: Sequence[Path]) -> dict[str, float]:
+        felt, _ = influences(model, asked(model, regions), map(wish, map(maker, photos)))
+        return {g: h for g, h in foreseen(model, plan, felt).items() if h is not None}
+
+    unseen = [s.path for s in samples("tune", CALIBRATION, count)]
+    harms, same = harms_of(calibration[:: CALIBRATION // FELT]), harms_of(unseen)
+    inputs = [prepare(read_image(path), spec)[0] for path in unseen]
     wanted = [run(x) for x in inputs]
 
     def truth(group: str) -> list[float]:
@@ -98,8 +107,10 @@ def compared(name: str, target: str, count: int) -> Compared:
         truths = np.array(list(pool.map(truth, harms)))
     foretold = list(harms.values())
     ratio = len(inputs) * sum(foretold) / max(float(truths.sum()), 1e-30)
-    by_sum, by_roots = (correlation(foretold, list(t.sum(1))) for t in (truths, np.sqrt(truths)))
-    return Compared(by_sum, by_roots, ratio, len(harms))
+    sums, roots = list(truths.sum(1)), list(np.sqrt(truths).sum(1))
+    by_same = correlation([same[g] for g in harms], sums)
+    by_sum, by_roots = correlation(foretold, sums), correlation(foretold, roots)
+    return Compared(by_sum, by_roots, by_same, ratio, len(harms))
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from onchip.measure.faults import Near, halved
+from onchip.measure.faults import Fault, Near, halved, ranked
 from onchip.measure.suspects import Suspect, together
 from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.spec import QuantSpec
@@ -73,3 +73,29 @@ def test_repaired_together_is_each_repair_and_nothing_else() -> None:
     both = scales(together(plan, [found[3], found[7]]))
     assert both == {**scales(plan), "t3": MENDED, "t7": MENDED}
     assert together(plan, []) == plan
+
+
+def fault(code: str, win: float, win_db: float, node: str = "Conv_1") -> Fault:
+    return Fault(node, "", code, "", win, win_db)
+
+
+@pytest.mark.parametrize(
+    ("found", "first"),
+    [
+        ([fault("saturated", 0.03, 2.0), fault("bits", 0.2, 9.0)], "saturated"),
+        ([fault("stale_ranges", 0.2, 8.0, ""), fault("bias", 0.15, 6.0)], "bias"),
+        ([fault("stale_ranges", 0.2, 8.0, ""), fault("bias", 0.0, 0.6)], "stale_ranges"),
+        ([fault("saturated", 0.033, 0.5), fault("coarse", 0.04, 0.2)], "coarse"),
+        ([fault("saturated", 0.3, 9.0), fault("coarse", 0.04, 0.2)], "saturated"),
+        # the repair of what contradicts itself is told though it wins nothing
+        ([fault("weights", -0.02, -0.3)], "weights"),
+    ],
+)
+def test_which_fault_is_named_first(found: list[Fault], first: str) -> None:
+    order = ranked(found)
+    assert order[0].code == first
+    assert sorted(map(repr, order)) == sorted(map(repr, found))
+
+
+def test_without_faults_none_is_named() -> None:
+    assert ranked([]) == ()

@@ -613,7 +613,7 @@ def one_bias(bench: Bench, model: str) -> Planted:
 
     def off(x: LayerPlan) -> LayerPlan:
         shift = list(x.bias_shift or (0.0,) * len(x.scales))
-        shift[int(np.argmax(x.scales))] += 60 * step
+        shift[int(np.argmax(x.scales))] -= 60 * step  # upwards, where no SiLU hides it
         return replace(x, bias_shift=tuple(shift))
 
     return Planted(layer(made, node, off), ("bias",), (node,))

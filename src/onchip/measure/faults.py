@@ -17,7 +17,16 @@ from onchip.graph.read import Model
 from onchip.graph.run import Runner
 from onchip.measure.layers import LayerError
 from onchip.measure.nearness import nearness_db
-from onchip.measure.suspects import CERTAIN, RANGES, Case, Suspect, suspects, swaps, together
+from onchip.measure.suspects import (
+    CERTAIN,
+    CLIPPED,
+    RANGES,
+    Case,
+    Suspect,
+    suspects,
+    swaps,
+    together,
+)
 from onchip.quantize.agreement import agreement
 from onchip.quantize.emit import emit
 from onchip.quantize.observe import Maker
@@ -32,9 +41,11 @@ from onchip.spec import HeadSpec, InputSpec
 MOST = 16  # suspects tried by experiment on a few images
 SCREEN = 2  # images for that
 TRIED = 4  # of them, those that win most there, on all images
+ODD = 2  # and of the rest, those that are not clipped: a few images may not show what they win
 ALONE = 2  # of the layers that lose most by themselves, though nothing is wrong
 WORTH = 0.5  # dB that a repair must win to be called a fault; twice that where agreement falls
 WORTH_SEEN = 0.03  # or of agreement
+ON_PURPOSE = 3.0  # dB that no more clipping must win where no detections are won
 CLEAR = 10.0  # dB of suspicion: with less, only what wins detections is a fault; a plan may clip
 NOISE = 0.01  # of agreement, that chance wins or loses
 ALL = 0.55  # of what a wider repair wins: what is in one place is named before what is in many
@@ -165,7 +176,7 @@ def find_faults(
         fault = _fault(_bits(error), base, trial.graph(_in_float(quantized, model, error)))
         found += [fault] if _worth(fault, CLEAR) else []
     progress(total, total)
-    return _ranked(found)
+    return ranked(found)
 
 
 def halved(
@@ -187,15 +198,13 @@ def halved(
 
 
 def _screened(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> list[Suspect]:
-    """Those whose repair wins most on a few images."""
-    if len(doubted) <= TRIED:
-        return list(doubted)
+    """Those whose repair wins most on a few images, and what no plan does on purpose."""
     few = trial.few()
     base = few.plan(plan)
-    wins = [_harm(_fault(s, base, few.plan(s.repaired or plan))) for s in doubted]
-    certain = [s.suspicion >= CERTAIN for s in doubted]
-    order = sorted(range(len(doubted)), key=lambda i: (not certain[i], -wins[i]))
-    return [doubted[i] for i in order[:TRIED]]
+    wins = {s: _harm(_fault(s, base, few.plan(s.repaired or plan))) for s in doubted}
+    order = sorted(doubted, key=lambda s: (s.suspicion < CERTAIN, -wins[s]))
+    odd = [s for s in order[TRIED:] if s.code not in CLIPPED]
+    return [*order[:TRIED], *odd[:ODD]]
 
 
 def _fault(suspect: Suspect, base: Near, near: Near) -> Fault:
@@ -207,7 +216,10 @@ def _worth(fault: Fault, suspicion: float) -> bool:
     """Whether a repair wins enough to be told."""
     if suspicion >= CERTAIN or (fault.win >= WORTH_SEEN and fault.win_db >= 0):
         return True  # what contradicts itself is wrong, even where it costs little
-    worth = WORTH if fault.win >= 0 else 2 * WORTH
+    if fault.code in CLIPPED and fault.win < NOISE:
+        worth = ON_PURPOSE
+    else:
+        worth = WORTH if fault.win >= 0 else 2 * WORTH
     return suspicion >= CLEAR and fault.win_db >= worth and fault.win >= -NOISE
 
 
@@ -215,10 +227,11 @@ def _harm(fault: Fault) -> float:
     return fault.win_db + 10 * max(fault.win, 0.0)
 
 
-def _ranked(found: Sequence[Fault]) -> tuple[Fault, ...]:
+def ranked(found: Sequence[Fault]) -> tuple[Fault, ...]:
     """The most harmful first; what is wrong before what the bits cost, for it is mended for free.
 
-    Of two repairs that win about as much the narrower is the right one: the wider mends it too.
+    Of two repairs that win about as much the narrower is the right one: the wider mends it too. Of
+    two as narrow it is the one of what no plan does on purpose.
     Planning again moves what is near in boxes and in scores by itself: agreement may tell alone.
     """
     order = sorted(found, key=lambda f: (f.wrong, _harm(f)), reverse=True)
@@ -227,8 +240,8 @@ def _ranked(found: Sequence[Fault]) -> tuple[Fault, ...]:
     most = _harm(order[0])
     alike = [f for f in order if f.wrong == order[0].wrong]
     seen = max(order[0].win, WORTH_SEEN)
-    as_good = [f for f in alike if _harm(f) >= ALL * most or f.win >= ALL * seen]
-    first = min(as_good, key=_width)
+    as_good = [f for f in alike if _harm(f) >= min(ALL * most, most) or f.win >= ALL * seen]
+    first = min(as_good, key=lambda f: (_width(f), f.code in CLIPPED))
     return (first, *(f for f in order if f is not first))
 
 

@@ -67,10 +67,11 @@ class LayerError:
     `own` is the error of this layer alone on the float network's values, `total` what has added up
     to here. `possible_db` is the own SQNR that the best range of its bits would give, `best` that
     range; `range_db` is the SQNR of the float values in the planned codes, `bias_db` that of the
-    values with no error but the moved means of the channels. `saturated` is the share of values
-    beyond the codes, `ends` the shares on the lowest and on the highest code, `dead` the channels
-    that vary in float and no longer in codes, `constant` those that do not vary in float, `shift`
-    the mean error of the worst channel in steps. `seen` is a histogram of the float values.
+    values with no error but the means of the channels that it moves, and that stay moved.
+    `saturated` is the share of values beyond the codes, `ends` the shares on the lowest and on the
+    highest code, `dead` the channels that vary in float and no longer in codes, `constant` those
+    that do not vary in float, `shift` the mean error of the worst channel in steps. `seen` is a
+    histogram of the float values.
     """
 
     node: str
@@ -242,7 +243,7 @@ class _Sum:
         self.count += golden.size
         if self.channels is None:
             self.channels = _Channels(golden.shape[1] if golden.ndim > 1 else 1)
-        self.channels.add(golden, wanted, self.read(own), got)
+        self.channels.add(golden, wanted, self.read(own), got, self.read(total))
         step_by = 1 if self.whole else max(1, golden.size // COUNTED)
         self.samples.append(golden.reshape(-1)[::step_by].copy())
         self.seen.add(self.samples[-1][None], np.ones(len(self.samples[-1])))
@@ -286,6 +287,7 @@ class _Channels:
         self.places = 0  # per channel
         self.moved = np.zeros(count)  # sum of errors, in codes
         self.drawn = np.zeros(count)  # and before rounding
+        self.stayed = np.zeros(count)  # of the quantized graph, rounded
         self.spread = np.zeros(count)  # of what is read
         self.code_spread = np.zeros(count)
         self._low = np.full(count, np.inf)
@@ -297,12 +299,15 @@ class _Channels:
         wanted: npt.NDArray[np.floating],
         own: npt.NDArray[np.floating],
         got: npt.NDArray[np.floating],
+        total: npt.NDArray[np.floating],
     ) -> None:
         """Take in one image: the float values, what is read of them, and of ours."""
-        g, a, o, b = (np.reshape(v[0], (self.count, -1)) for v in (golden, wanted, own, got))
+        taken = (golden, wanted, own, got, total)
+        g, a, o, b, t = (np.reshape(v[0], (self.count, -1)) for v in taken)
         self.places += a.shape[1]
         self.moved += (b - a).sum(axis=1)
         self.drawn += (o - a).sum(axis=1)
+        self.stayed += (t - a).sum(axis=1)
         self.spread = np.maximum(self.spread, np.ptp(a, axis=1))
         self.code_spread = np.maximum(self.code_spread, np.ptp(b, axis=1))
         self._low = np.minimum(self._low, g.min(axis=1))
@@ -327,8 +332,13 @@ class _Channels:
 
     @property
     def drawn_power(self) -> float:
-        """The power of the means' errors before rounding."""
-        return float(np.square(self.drawn).sum() / max(self.places, 1))
+        """The power of the means' errors before rounding, as far as they are there in the end.
+
+        A fitted bias is off by itself where it makes up for what was lost before it.
+        """
+        least = np.minimum(np.abs(self.drawn), np.abs(self.stayed))
+        left = np.where(self.drawn * self.stayed > 0, least, 0.0)
+        return float(np.square(left).sum() / max(self.places, 1))
 
 
 def _products(

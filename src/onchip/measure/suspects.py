@@ -28,8 +28,10 @@ CERTAIN = 1000.0  # dB of suspicion for what contradicts itself
 OTHER = 2.0  # times the error of a range that fits, up to which another fits as well
 LIKE = 2.0  # times a fitting scale, up to which another fits
 RANGES = ("saturated", "score_ceiling", "coarse", "zero_point")
+CLIPPED = ("saturated", "score_ceiling", "box_codes")  # what a plan may do on purpose
 FLAT = 1.5  # times the median scale: weights whose channels differ less have one scale anyway
 FITTED = 27.0  # dB that fitted weights would keep: they move on purpose; measured 21.6 and more
+ASTRAY = 18.0  # dB that a scale off by eight loses: weights are known, and no fit goes so far
 STRAY = 1.5  # steps that a weight's code may be off: rounding up or down, and a little more
 
 Tensors = Sequence[npt.NDArray[np.generic]]
@@ -280,7 +282,8 @@ def _weights(case: Case) -> Iterator[Suspect]:
             scales = rounding.scales(_weight(case.model, error.node), case.plan.quant)
             plain = {"scales": tuple(float(v) for v in scales), "codes": b""}
             repaired = _with_layer(case.plan, error.node, plain)
-            yield Suspect(error.node, error.tensor, code, message, gap, repaired)
+            suspicion = CERTAIN if gap > ASTRAY else gap
+            yield Suspect(error.node, error.tensor, code, message, suspicion, repaired)
 
 
 def _weight(model: Model, node: str) -> npt.NDArray[np.float32]:
@@ -318,12 +321,10 @@ def _weight_fault(case: Case, error: LayerError) -> tuple[str, str]:
 
 def _biases(case: Case) -> Iterator[Suspect]:
     """Layers whose channels' means are off by more than rounding makes noise."""
-    moved = {}
-    for error in case.errors:
-        gap = error.possible_db - error.bias_db
-        integer = any(x.node == error.node and x.scales for x in case.plan.layers)
-        if gap > AVOIDABLE and integer and error.node not in moved:
-            moved[error.node] = (error, gap)
+    first = {e.node: e for e in reversed(case.errors)}  # what follows in a layer clips on purpose
+    integer = {x.node for x in case.plan.layers if x.scales}
+    gaps = {n: e.possible_db - e.bias_db for n, e in first.items() if n in integer}
+    moved = {n: (first[n], gap) for n, gap in gaps.items() if gap > AVOIDABLE}
     found = _layers_of(case, set(moved))
     means = _means(case, {data for data, _ in found.values()})
     for node, (error, gap) in moved.items():
