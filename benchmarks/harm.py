@@ -50,7 +50,7 @@ def main() -> None:
             found = compared(name, target, asked_for.photos)
             print(
                 f"{name} {target}: rank correlation {found.by_sum:.3f} by the sum, "
-                f"{found.by_roots:.3f} by roots, {found.by_same:.3f} foreseen from the same photos, "
+                f"{found.by_roots:.3f} by roots, {found.by_same:.3f} from the same photos, "
                 f"over {found.groups} groups; "
                 f"foreseen over true, summed: {found.ratio:.2f}",
                 flush=True,
