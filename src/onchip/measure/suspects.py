@@ -229,7 +229,8 @@ def _roles(case: Case) -> Iterator[Suspect]:
         gap = max((e.possible_db - e.range_db for e in bad), default=0.0)
         if gap > AVOIDABLE and len(bad) > 1:
             repaired = _apart(case.plan, {e.tensor: e.best for e in bad})
-            yield Suspect("", "", code, _role_text(code, bad, case), gap, repaired)
+            suspicion = CERTAIN if code == "shared_scale" else gap  # no plan does that on purpose
+            yield Suspect("", "", code, _role_text(code, bad, case), suspicion, repaired)
 
 
 def _one_range(a: TensorPlan, b: TensorPlan) -> bool:
