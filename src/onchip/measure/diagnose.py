@@ -46,7 +46,8 @@ PROBES = 2  # images that tell two networks apart
 BETTER = 0.1  # by how much more must match for an alternative to count
 PIXELS_BETTER = 1.15  # by how much better the network must see with other pixels
 NEAR = 0.8  # of the sight, from which another way is looked at on more images
-SURE = 2.5  # standard errors, by which it must be better there
+SURE = 2.3  # standard errors, by which it must be better there
+UNSURE = 0.02  # is added to a score and to what is missing to one: log odds of 0 and 1 are infinite
 FEW = 12  # images, with fewer of which that cannot be told
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
@@ -256,33 +257,46 @@ def _better_everywhere(evidence: Evidence, others: Sequence[InputSpec]) -> Cause
     photos = list(evidence.more(LABELLED))
     if not others or len(photos) < FEW:
         return None
-    now = _fits(evidence, evidence.input, photos)
-    found = {s: _fits(evidence, s, photos) for s in others}
-    best = max(found, key=lambda s: float(found[s].mean()))
-    gains = found[best] - now
-    sure = float(gains.mean() / max(gains.std(ddof=1) / np.sqrt(len(gains)), 1e-9))
-    if sure < SURE:
+    now = _true_scores(evidence, evidence.input, photos)
+    found = {s: _true_scores(evidence, s, photos) for s in others}
+    best = max(found, key=lambda s: _surely_better(now, found[s]))
+    before, after = (float(np.concatenate(v).mean()) for v in (now, found[best]))
+    if _surely_better(now, found[best]) < SURE or after <= before:
         return None
-    figures = (
-        "the mean score of true boxes",
-        float(found[best].mean()),
-        float(now.mean()),
-        len(photos),
-    )
+    figures = ("the mean score of true boxes", after, before, len(photos))
     return _mismatch(evidence.input, best, figures)
 
 
-def _fits(
+def _true_scores(
     evidence: Evidence, spec: InputSpec, photos: Sequence[tuple[Image, Sample]]
-) -> npt.NDArray[np.float64]:
-    """How sure the network is of what is there: the mean score of the true boxes, by image."""
+) -> list[npt.NDArray[np.float64]]:
+    """How sure the network is of what is there: by image, the score of each true box, or 0."""
     program, found = Program(evidence.run, spec, evidence.head), []
     for image, sample in photos:
         truth = sample.truth((image.shape[1], image.shape[0]))
-        seen = program(image, CURVE)
-        right = sum(float(seen.scores[j]) for _, j in pairs(truth, seen))
-        found.append(right / max(len(truth), 1))
-    return np.asarray(found)
+        seen, scores = program(image, CURVE), np.zeros(len(truth))
+        for i, j in pairs(truth, seen):
+            scores[i] = seen.scores[j]
+        found.append(scores)
+    return found
+
+
+def _surely_better(
+    now: Sequence[npt.NDArray[np.float64]], then: Sequence[npt.NDArray[np.float64]]
+) -> float:
+    """By how many standard errors scores are better, in log odds; boxes of one image go together.
+
+    An image counts by the root of its boxes: they are neither one observation nor independent.
+    """
+    images = [(a, b) for a, b in zip(now, then, strict=True) if len(a)]
+    gains = np.asarray([(_odds(b) - _odds(a)).sum() / np.sqrt(len(a)) for a, b in images])
+    if len(gains) < FEW:
+        return 0.0
+    return float(gains.mean() / max(gains.std(ddof=1) / np.sqrt(len(gains)), 1e-9))
+
+
+def _odds(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.log((scores + UNSURE) / (1 + UNSURE - scores)))
 
 
 def contradiction(evidence: Evidence) -> Cause | None:
