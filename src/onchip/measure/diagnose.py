@@ -259,9 +259,9 @@ def _better_everywhere(evidence: Evidence, others: Sequence[InputSpec]) -> Cause
         return None
     now = _true_scores(evidence, evidence.input, photos)
     found = {s: _true_scores(evidence, s, photos) for s in others}
-    best = max(found, key=lambda s: _surely_better(now, found[s]))
+    best = max(found, key=lambda s: surely_better(now, found[s]))
     before, after = (float(np.concatenate(v).mean()) for v in (now, found[best]))
-    if _surely_better(now, found[best]) < SURE or after <= before:
+    if surely_better(now, found[best]) < SURE or after <= before:
         return None
     figures = ("the mean score of true boxes", after, before, len(photos))
     return _mismatch(evidence.input, best, figures)
@@ -281,7 +281,7 @@ def _true_scores(
     return found
 
 
-def _surely_better(
+def surely_better(
     now: Sequence[npt.NDArray[np.float64]], then: Sequence[npt.NDArray[np.float64]]
 ) -> float:
     """By how many standard errors scores are better, in log odds; boxes of one image go together.
