@@ -90,8 +90,8 @@ def compared(name: str, target: str, count: int) -> Compared:
     def wish(make: Maker) -> Wish:
         return Wish.of(make, cotangents(head, run(make()), size, random))
 
-    def harms_of(photos: Sequence[Path]) -> dict[str, float]:
-        felt, _ = influences(model, asked(model, regions), map(wish, map(maker, photos)))
+    def harms_of(paths: Sequence[Path]) -> dict[str, float]:
+        felt, _ = influences(model, asked(model, regions), map(wish, map(maker, paths)))
         return {g: h for g, h in foreseen(model, plan, felt).items() if h is not None}
 
     unseen = [s.path for s in samples("tune", CALIBRATION, count)]

@@ -47,3 +47,8 @@ def test_few_images_and_images_without_boxes_tell_nothing() -> None:
 def test_scores_of_nothing_and_of_all_are_finite() -> None:
     now, then = [np.zeros(2)] * 20, [np.ones(2)] * 20
     assert np.isfinite(surely_better(now, then))
+
+
+def test_images_without_any_box_are_no_error() -> None:
+    empty: Scores = [np.zeros(0)] * 20
+    assert surely_better(empty, empty) == 0

@@ -37,6 +37,7 @@ from onchip.quantize.plan import QuantPlan, TensorPlan
 from onchip.quantize.ranges import fit, rounded
 from onchip.spec import HeadSpec, InputSpec, Letterboxing, short
 from onchip.targets import target as targets
+from onchip.vision.decode import logit
 from onchip.vision.preprocess import Image, Letterbox, prepare, read_image
 
 IMAGES = 8
@@ -259,9 +260,12 @@ def _better_everywhere(evidence: Evidence, others: Sequence[InputSpec]) -> Cause
         return None
     now = _true_scores(evidence, evidence.input, photos)
     found = {s: _true_scores(evidence, s, photos) for s in others}
-    best = max(found, key=lambda s: surely_better(now, found[s]))
+    sure = {s: surely_better(now, scores) for s, scores in found.items()}
+    best = max(sure, key=lambda s: sure[s])
+    if sure[best] < SURE:
+        return None
     before, after = (float(np.concatenate(v).mean()) for v in (now, found[best]))
-    if surely_better(now, found[best]) < SURE or after <= before:
+    if after <= before:
         return None
     figures = ("the mean score of true boxes", after, before, len(photos))
     return _mismatch(evidence.input, best, figures)
@@ -295,8 +299,8 @@ def surely_better(
     return float(gains.mean() / max(gains.std(ddof=1) / np.sqrt(len(gains)), 1e-9))
 
 
-def _odds(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(np.log((scores + UNSURE) / (1 + UNSURE - scores)))
+def _odds(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    return logit((scores + UNSURE) / (1 + 2 * UNSURE))
 
 
 def contradiction(evidence: Evidence) -> Cause | None:

@@ -199,6 +199,8 @@ def halved(
 
 def _screened(trial: Trial, plan: QuantPlan, doubted: Sequence[Suspect]) -> list[Suspect]:
     """Those whose repair wins most on a few images, and what no plan does on purpose."""
+    if len(doubted) <= TRIED:
+        return list(doubted)
     few = trial.few()
     base = few.plan(plan)
     wins = {s: _harm(_fault(s, base, few.plan(s.repaired or plan))) for s in doubted}

@@ -272,19 +272,25 @@ def _role_text(code: str, bad: Sequence[LayerError], case: Case) -> str:
 
 def _weights(case: Case) -> Iterator[Suspect]:
     """Layers whose weights lose more than rounding on their own scales costs."""
-    seen: set[str] = set()
-    for error in case.errors:
-        fitted = any(x.node == error.node and x.codes for x in case.plan.layers)
-        possible = min(error.weights.possible_db, FITTED if fitted else np.inf)
+    fitted = {x.node for x in case.plan.layers if x.codes}
+    for node, error in _first(case).items():
+        possible = min(error.weights.possible_db, FITTED if node in fitted else np.inf)
         gap = possible - error.weights.db
-        if gap > AVOIDABLE and error.node not in seen:
-            seen.add(error.node)
+        if gap > AVOIDABLE:
             code, message = _weight_fault(case, error)
-            scales = rounding.scales(_weight(case.model, error.node), case.plan.quant)
+            scales = rounding.scales(_weight(case.model, node), case.plan.quant)
             plain = {"scales": tuple(float(v) for v in scales), "codes": b""}
-            repaired = _with_layer(case.plan, error.node, plain)
+            repaired = _with_layer(case.plan, node, plain)
             suspicion = CERTAIN if gap > ASTRAY else gap
-            yield Suspect(error.node, error.tensor, code, message, suspicion, repaired)
+            yield Suspect(node, error.tensor, code, message, suspicion, repaired)
+
+
+def _first(case: Case) -> dict[str, LayerError]:
+    """The first rounded tensor of each layer, in the graph's order."""
+    found: dict[str, LayerError] = {}
+    for error in case.errors:
+        found.setdefault(error.node, error)
+    return found
 
 
 def _weight(model: Model, node: str) -> npt.NDArray[np.float32]:
@@ -322,7 +328,7 @@ def _weight_fault(case: Case, error: LayerError) -> tuple[str, str]:
 
 def _biases(case: Case) -> Iterator[Suspect]:
     """Layers whose channels' means are off by more than rounding makes noise."""
-    first = {e.node: e for e in reversed(case.errors)}  # what follows in a layer clips on purpose
+    first = _first(case)  # what follows in a layer clips on purpose
     integer = {x.node for x in case.plan.layers if x.scales}
     gaps = {n: e.possible_db - e.bias_db for n, e in first.items() if n in integer}
     moved = {n: (first[n], gap) for n, gap in gaps.items() if gap > AVOIDABLE}
