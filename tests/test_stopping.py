@@ -56,6 +56,23 @@ def test_waiting_ends_as_soon_as_it_is_asked_for() -> None:
         assert stop()
 
 
+def test_a_signal_that_interrupts_no_waiting_ends_it() -> None:
+    """The kernel gave it to another thread, or a moment before the waiting began."""
+    with stop_on_signals() as stop:
+
+        def late() -> None:
+            time.sleep(0.1)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+        thread = threading.Thread(target=late)
+        began = time.monotonic()
+        thread.start()
+        stop.wait(20)
+        assert stop() and time.monotonic() - began < 20
+        thread.join()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_the_next_one_interrupts_but_not_one_that_came_with_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -48,6 +48,7 @@ def stopping(then: Callable[[], None] = lambda: None) -> Iterator[Stop]:
         then: is called in the signal as well, for what waits in its own way. It takes no lock.
     """
     near, far = socket.socketpair()
+    far.setblocking(False)
     stop = Stop(near, far)
 
     def asked(number: int, frame: object) -> None:
@@ -58,9 +59,13 @@ def stopping(then: Callable[[], None] = lambda: None) -> Iterator[Stop]:
 
     known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     with near, far:
+        # A signal can come when Python looked for one and does not wait yet, or to another thread:
+        # then nothing interrupts the waiting but a byte.
+        woken = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
         before = {found: signal.signal(found, asked) for found in known}
         try:
             yield stop
         finally:
             for found, handler in before.items():
                 signal.signal(found, handler)
+            signal.set_wakeup_fd(woken)
