@@ -1,15 +1,17 @@
-"""Convolutions of few rows that read one tensor become one, whose codes are divided.
+"""Convolutions of few rows, the parts of a range split, become one whose codes are divided.
 
-A runtime gathers the patches that a convolution reads for each convolution anew, and for a few rows
-that is most of the work: the parts of a range split take as long each as the whole did. Codes have
-no scale of their own, so that one convolution can write those of all parts: row by row its weights'
-scale is times `s / s_part`, and its bias higher by what the zero points differ. Then
-`round(sum * step * w * (s / s_part) / s) + z` is the part's own code, but for a sum on the border
-between two codes, since the bias moves by whole steps of the sum.
+A runtime gathers the patches that a convolution reads for each convolution anew, and works on
+sixteen rows at a time: the parts take as long each as the whole did. Codes have no scale of their
+own, so that one convolution can read and write those of all parts: row by row its weights' scale is
+times `x_part / x * y / y_part`, and its bias higher by what the zero points differ. Then
+`round(sum * step * w * (y / y_part) / y) + z` is the part's own code, but for a sum on the border
+between two codes, since the bias moves by whole steps of the sum. Parts that read different codes
+are joined first; where their zero points differ, the codes are padded before, each with its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +19,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onchip.quantize.emit import dequantized, drop_unused
+from onchip.quantize.range_split import SINGLE
 
-FEW = 16  # rows of a part
+FEW = 16  # rows of a part; where all have so many, nothing is won
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
@@ -26,12 +29,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Part:
-    """A convolution of integers, and the node that rounds what it makes."""
+    """A convolution of integers, the nodes that make its values, and the one that rounds them."""
 
     conv: onnx.NodeProto
-    rounds: onnx.NodeProto
+    reads: onnx.NodeProto
     weights: onnx.NodeProto
     bias: onnx.NodeProto
+    rounds: onnx.NodeProto
 
 
 class _Graph:
@@ -40,34 +44,71 @@ class _Graph:
         self.makers = {name: node for node in graph.node for name in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {o.name: [] for o in graph.output}
         self.shown = set(self.readers)
+        self.origins: dict[str, Hashable] = {}
+        numbers: dict[Hashable, int] = {}
         for node in graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+            if (origin := self.origin(node)) is not None:
+                self.origins[node.output[0]] = numbers.setdefault(origin, len(numbers))
 
     def part(self, node: onnx.NodeProto) -> _Part | None:
         """Return a convolution as a part, if it can be one."""
         if node.op_type != "Conv" or len(node.input) != 3 or node.output[0] in self.shown:
             return None
-        weights, bias = (self.makers.get(name) for name in node.input[1:])
+        reads, weights, bias = (self.makers.get(name) for name in node.input)
         rounds = self.readers[node.output[0]]
-        if weights is None or bias is None or len(rounds) != 1:
+        if reads is None or weights is None or bias is None or len(rounds) != 1:
             return None
-        if rounds[0].op_type != "QuantizeLinear" or rounds[0].domain:  # 16 bits are not divided
+        if reads.op_type != "DequantizeLinear" or rounds[0].op_type != "QuantizeLinear":
+            return None
+        if reads.domain or rounds[0].domain:  # 16 bits are not divided
             return None
         codes = self.constants.get(weights.input[0])
-        if codes is None or len(codes) >= FEW or codes[0, 0].size == 1 or _grouped(node):
+        if codes is None or len(codes) > FEW:
             return None
-        return _Part(node, rounds[0], weights, bias)
+        if _number(node, "group") != 1 and not _depthwise(node, codes):
+            return None
+        return _Part(node, reads, weights, bias, rounds[0])
+
+    def kind(self, part: _Part) -> Hashable:
+        """Return what is the same for parts of one whole, and for those alone."""
+        kinds = [self.constants[node.input[2]].dtype for node in (part.reads, part.rounds)]
+        return (self.origins[part.conv.output[0]], *kinds)
+
+    def origin(self, node: onnx.NodeProto) -> Hashable | None:
+        """Return what makes a tensor of which other, whichever channels it has, where known."""
+        sources = [self.origins.get(name, name) for name in node.input]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return sources[0]
+        traits = sorted(a.SerializeToString() for a in node.attribute if a.name != "group")
+        if node.op_type == "Conv":
+            weights = self.makers.get(node.input[1])
+            codes = self.constants.get(weights.input[0]) if weights is not None else None
+            if codes is not None and _number(node, "group") == 1:
+                return ("Conv", node.input[0], *codes.shape[1:], *traits)
+            if codes is not None and _depthwise(node, codes):
+                return ("Conv", sources[0], *codes.shape[2:], *traits)
+        elif node.op_type in SINGLE or node.op_type == "Mul":
+            return (node.op_type, *traits, *sources)
+        return None
+
+    def step(self, node: onnx.NodeProto) -> tuple[float, int]:
+        """Return the scale and zero point that a node rounds by, or reads codes by."""
+        scale, zero = (self.constants[name] for name in node.input[1:])
+        return float(scale), int(zero)
 
     def rows(self, part: _Part, first: _Part) -> tuple[Array, Floats, Floats, Floats]:
-        """Return codes, scales, biases and their steps, rounded as the first part is."""
+        """Return codes, scales, biases and their steps, as of what the first reads and makes."""
         codes, scales = (self.constants[name] for name in part.weights.input[:2])
         biases, steps = (self.constants[name].astype(np.float64) for name in part.bias.input[:2])
-        scale, zero = (float(self.constants[name]) for name in first.rounds.input[1:])
-        own, own_zero = (float(self.constants[name]) for name in part.rounds.input[1:])
-        shift = np.round((own_zero - zero) * own / steps)
-        ratio = scale / own
-        return codes, scales.astype(np.float64) * ratio, biases + shift, steps * ratio
+        (read, read_zero), (made, made_zero) = self.step(first.reads), self.step(first.rounds)
+        (own_read, own_read_zero), (own, own_zero) = self.step(part.reads), self.step(part.rounds)
+        sums = codes.reshape(len(codes), -1).sum(axis=1, dtype=np.float64)
+        shift = np.round((own_zero - made_zero) * own / steps) + (read_zero - own_read_zero) * sums
+        ratio = made / own
+        scales = scales.astype(np.float64) * ratio * own_read / read
+        return codes, scales, biases + shift, steps * ratio
 
 
 def merged(qdq: bytes) -> bytes:
@@ -75,47 +116,94 @@ def merged(qdq: bytes) -> bytes:
     proto = onnx.ModelProto.FromString(qdq)
     graph = proto.graph
     known = _Graph(graph)
-    alike: dict[tuple[object, ...], list[_Part]] = {}
+    alike: dict[Hashable, list[_Part]] = {}
     for node in graph.node:
         if (part := known.part(node)) is not None:
-            shape = known.constants[part.weights.input[0]].shape[1:]
-            traits = sorted(a.SerializeToString() for a in node.attribute)
-            kind = known.constants[part.rounds.input[2]].dtype
-            alike.setdefault((node.input[0], shape, *traits, kind), []).append(part)
-    for parts in alike.values():
-        if len(parts) > 1:
-            _merge(graph, known, parts)
+            alike.setdefault(known.kind(part), []).append(part)
+    whole = [_whole(graph, known, parts) for parts in alike.values() if len(parts) > 1]
+    if any(whole):
+        _sort(graph)
     drop_unused(graph)
     return proto.SerializeToString()
 
 
-def _merge(graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part]) -> None:
+def _whole(graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part]) -> bool:
+    """Put one convolution in the place of several, where that is quicker and within 32 bits."""
     rows = [known.rows(part, parts[0]) for part in parts]
     codes, scales, biases, steps = (np.concatenate(column) for column in zip(*rows, strict=True))
-    if np.abs(biases).max() >= 2**31:
-        return
-    first = parts[0].conv
-    name = f"{first.name}/merged"
+    if len(codes) == FEW * len(parts) or np.abs(biases).max() >= 2**31:
+        return False
+    first = parts[0]
+    name = f"{first.conv.name}/merged"
     weights, constants = dequantized(f"{name}/weight", codes, scales.astype(np.float32))
     bias, more = dequantized(f"{name}/bias", biases.astype(np.int32), steps.astype(np.float32))
     sizes = numpy_helper.from_array(np.array([len(r[0]) for r in rows], np.int64), f"{name}/sizes")
     graph.initializer.extend([*constants, *more, sizes])
     conv, rounds = onnx.NodeProto(), onnx.NodeProto()
-    conv.CopyFrom(first)
+    conv.CopyFrom(first.conv)
     conv.name = name
     conv.input[1:] = [weights.output[0], bias.output[0]]
     conv.output[0] = f"{name}/float"
-    rounds.CopyFrom(parts[0].rounds)
+    joins = _joined(graph, known, parts, conv) if _number(conv, "group") != 1 else []
+    rounds.CopyFrom(first.rounds)
     rounds.name = f"{name}/quantize"
     rounds.input[0], rounds.output[0] = conv.output[0], f"{name}/codes"
     inputs, divided = [rounds.output[0], sizes.name], [p.rounds.output[0] for p in parts]
     split = helper.make_node("Split", inputs, divided, f"{name}/split", axis=1)
     gone = {n.output[0] for p in parts for n in (p.conv, p.rounds, p.weights, p.bias)}
-    place = min(i for i, node in enumerate(graph.node) if node.output[0] in gone)
+    gone |= {p.reads.output[0] for p in parts if joins and len(known.readers[p.conv.input[0]]) == 1}
     kept = [node for node in graph.node if node.output[0] not in gone]
     del graph.node[:]
-    graph.node.extend([*kept[:place], weights, bias, conv, rounds, split, *kept[place:]])
+    graph.node.extend([*kept, weights, bias, *joins, conv, rounds, split])
+    return True
 
 
-def _grouped(node: onnx.NodeProto) -> bool:
-    return any(a.name == "group" and a.i != 1 for a in node.attribute)
+def _joined(
+    graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part], conv: onnx.NodeProto
+) -> list[onnx.NodeProto]:
+    """Let a depthwise convolution read the codes of all parts, and return what joins those."""
+    name, codes, nodes = conv.name, [part.reads.input[0] for part in parts], []
+    fields = {a.name: a for a in conv.attribute}
+    pads = fields["pads"].ints if "pads" in fields else []
+    if any(pads) and len({known.step(part.reads)[1] for part in parts}) > 1:
+        half = len(pads) // 2
+        widths = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+        graph.initializer.append(numpy_helper.from_array(widths, f"{name}/pads"))
+        fields["pads"].ints[:] = [0] * len(pads)
+        padded = [f"{name}/padded/{number}" for number in range(len(parts))]
+        for own, part, made in zip(codes, parts, padded, strict=True):
+            inputs = [own, f"{name}/pads", part.reads.input[2]]
+            nodes.append(helper.make_node("Pad", inputs, [made], f"{made}/pad"))
+        codes = padded
+    reads = onnx.NodeProto()
+    reads.CopyFrom(parts[0].reads)
+    reads.name = f"{name}/dequantize"
+    reads.input[0], reads.output[0] = f"{name}/joined", f"{name}/values"
+    conv.input[0] = reads.output[0]
+    fields["group"].i = sum(_number(part.conv, "group") for part in parts)
+    return [
+        *nodes,
+        helper.make_node("Concat", codes, [reads.input[0]], f"{name}/join", axis=1),
+        reads,
+    ]
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put the nodes into an order in which each reads what was made before."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    before = {
+        i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(graph.node)
+    }
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in TopologicalSorter(before).static_order())
+
+
+def _number(node: onnx.NodeProto, name: str) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), 1)
+
+
+def _depthwise(node: onnx.NodeProto, codes: Array) -> bool:
+    """Whether each row reads one channel, and what is padded is written down."""
+    alone = codes.shape[1] == 1 and _number(node, "group") == len(codes)
+    return alone and all(a.s == b"NOTSET" for a in node.attribute if a.name == "auto_pad")
