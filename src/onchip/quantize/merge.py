@@ -7,6 +7,10 @@ times `x_part / x * y / y_part`, and its bias higher by what the zero points dif
 `round(sum * step * w * (y / y_part) / y) + z` is the part's own code, but for a sum on the border
 between two codes, since the bias moves by whole steps of the sum. Parts that read different codes
 are joined first; where their zero points differ, the codes are padded before, each with its own.
+
+ONNX Runtime keeps the channels of a pixel side by side, for its convolutions, and turns tensors as
+seldom as it can: it would divide and join codes pixel by pixel, a few bytes each, which takes more
+time than turning them. It turns nothing across a Reshape, even one that changes no shape.
 """
 
 from collections.abc import Hashable, Sequence
@@ -148,13 +152,15 @@ def _whole(graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part]) -> boo
     rounds.CopyFrom(first.rounds)
     rounds.name = f"{name}/quantize"
     rounds.input[0], rounds.output[0] = conv.output[0], f"{name}/codes"
-    inputs, divided = [rounds.output[0], sizes.name], [p.rounds.output[0] for p in parts]
+    planes = _in_planes(graph, rounds.output[0], f"{name}/planes", codes.ndim)
+    divided = [part.rounds.output[0] for part in parts]
+    inputs = [planes.output[0], sizes.name]
     split = helper.make_node("Split", inputs, divided, f"{name}/split", axis=1)
     gone = {n.output[0] for p in parts for n in (p.conv, p.rounds, p.weights, p.bias)}
     gone |= {p.reads.output[0] for p in parts if joins and len(known.readers[p.conv.input[0]]) == 1}
     kept = [node for node in graph.node if node.output[0] not in gone]
     del graph.node[:]
-    graph.node.extend([*kept, weights, bias, *joins, conv, rounds, split])
+    graph.node.extend([*kept, weights, bias, *joins, conv, rounds, planes, split])
     return True
 
 
@@ -175,17 +181,23 @@ def _joined(
             inputs = [own, f"{name}/pads", part.reads.input[2]]
             nodes.append(helper.make_node("Pad", inputs, [made], f"{made}/pad"))
         codes = padded
+    axes = known.constants[parts[0].weights.input[0]].ndim
+    join = helper.make_node("Concat", codes, [f"{name}/joined"], f"{name}/join", axis=1)
+    planes = _in_planes(graph, join.output[0], f"{name}/joined/planes", axes)
     reads = onnx.NodeProto()
     reads.CopyFrom(parts[0].reads)
     reads.name = f"{name}/dequantize"
-    reads.input[0], reads.output[0] = f"{name}/joined", f"{name}/values"
+    reads.input[0], reads.output[0] = planes.output[0], f"{name}/values"
     conv.input[0] = reads.output[0]
     fields["group"].i = sum(_number(part.conv, "group") for part in parts)
-    return [
-        *nodes,
-        helper.make_node("Concat", codes, [reads.input[0]], f"{name}/join", axis=1),
-        reads,
-    ]
+    return [*nodes, join, planes, reads]
+
+
+def _in_planes(graph: onnx.GraphProto, x: str, made: str, axes: int) -> onnx.NodeProto:
+    """Return a Reshape to the same shape."""
+    shape = numpy_helper.from_array(np.array([0] * (axes - 1) + [-1], np.int64), f"{made}/shape")
+    graph.initializer.append(shape)
+    return helper.make_node("Reshape", [x, shape.name], [made], f"{made}/reshape")
 
 
 def _sort(graph: onnx.GraphProto) -> None:
