@@ -53,7 +53,7 @@ def clean(model: Model, *, check: bool = True) -> Cleaned:
         onnx.helper.make_opsetid(d, v) for d, v in wanted.items() if d in used or d == "ai.onnx"
     )
     _name_nodes(proto)
-    _in_order(proto, model.proto)
+    in_order(proto, model.proto)
     cleaned = merge_focus(model.changed(proto))
     return Cleaned(cleaned, _compare(model, cleaned) if check else float("nan"))
 
@@ -102,7 +102,7 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
             taken.add(name)
 
 
-def _in_order(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
+def in_order(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
     """Put the nodes back into the file's own order: vendors' compilers number layers by it.
 
     A node that is new comes as soon as it can.

@@ -3,7 +3,7 @@
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -398,6 +398,16 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     """Return the tensors that a node reads, those of its subgraphs too."""
     nodes = (m for m in _messages(node) if isinstance(m, onnx.NodeProto))
     return [name for each in nodes for name in each.input if name]
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Return the groups of a convolution."""
+    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+
+def is_depthwise(node: onnx.NodeProto, weights: Sequence[int]) -> bool:
+    """Whether each row of weights of this shape reads a channel of its own."""
+    return groups_of(node) > 1 and tuple(weights[:2]) == (groups_of(node), 1)
 
 
 def cut_at(model: Model, outputs: tuple[str, ...]) -> Model:

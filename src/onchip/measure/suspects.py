@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from onchip.graph.read import Model
+from onchip.graph.read import Model, groups_of
 from onchip.measure.layers import LayerError, watching
 from onchip.quantize import weights as rounding
 from onchip.quantize.activations import function
@@ -352,8 +352,7 @@ def _biases(case: Case) -> Iterator[Suspect]:
 def _layers_of(case: Case, wanted: set[str]) -> dict[str, tuple[str, int]]:
     """The tensor that each layer reads, and its groups."""
     nodes = {n.name: n for n in case.model.proto.graph.node if n.name in wanted}
-    groups = {k: next((a.i for a in n.attribute if a.name == "group"), 1) for k, n in nodes.items()}
-    return {k: (n.input[0], groups[k]) for k, n in nodes.items()}
+    return {k: (n.input[0], groups_of(n)) for k, n in nodes.items()}
 
 
 def _means(case: Case, tensors: set[str]) -> dict[str, npt.NDArray[np.float64]]:

@@ -15,13 +15,14 @@ time than turning them. It turns nothing across a Reshape, even one that changes
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from onchip.graph.clean import in_order
+from onchip.graph.read import groups_of, is_depthwise
 from onchip.quantize.emit import dequantized, drop_unused
 from onchip.quantize.range_split import SINGLE
 
@@ -68,12 +69,17 @@ class _Graph:
             return None
         if reads.domain or rounds[0].domain:  # 16 bits are not divided
             return None
-        codes = self.constants.get(weights.input[0])
+        codes = self.codes(node)
         if codes is None or len(codes) > FEW:
             return None
-        if _number(node, "group") != 1 and not _depthwise(node, codes):
+        if groups_of(node) != 1 and not _depthwise(node, codes):
             return None
         return _Part(node, reads, weights, bias, rounds[0])
+
+    def codes(self, conv: onnx.NodeProto) -> Array | None:
+        """Return the weights of a convolution, where they are codes."""
+        weights = self.makers.get(conv.input[1])
+        return self.constants.get(weights.input[0]) if weights is not None else None
 
     def kind(self, part: _Part) -> Hashable:
         """Return what is the same for parts of one whole, and for those alone."""
@@ -87,9 +93,8 @@ class _Graph:
             return sources[0]
         traits = sorted(a.SerializeToString() for a in node.attribute if a.name != "group")
         if node.op_type == "Conv":
-            weights = self.makers.get(node.input[1])
-            codes = self.constants.get(weights.input[0]) if weights is not None else None
-            if codes is not None and _number(node, "group") == 1:
+            codes = self.codes(node)
+            if codes is not None and groups_of(node) == 1:
                 return ("Conv", node.input[0], *codes.shape[1:], *traits)
             if codes is not None and _depthwise(node, codes):
                 return ("Conv", sources[0], *codes.shape[2:], *traits)
@@ -126,7 +131,7 @@ def merged(qdq: bytes) -> bytes:
             alike.setdefault(known.kind(part), []).append(part)
     whole = [_whole(graph, known, parts) for parts in alike.values() if len(parts) > 1]
     if any(whole):
-        _sort(graph)
+        in_order(proto, onnx.ModelProto.FromString(qdq))
     drop_unused(graph)
     return proto.SerializeToString()
 
@@ -148,7 +153,7 @@ def _whole(graph: onnx.GraphProto, known: _Graph, parts: Sequence[_Part]) -> boo
     conv.name = name
     conv.input[1:] = [weights.output[0], bias.output[0]]
     conv.output[0] = f"{name}/float"
-    joins = _joined(graph, known, parts, conv) if _number(conv, "group") != 1 else []
+    joins = _joined(graph, known, parts, conv) if groups_of(conv) != 1 else []
     rounds.CopyFrom(first.rounds)
     rounds.name = f"{name}/quantize"
     rounds.input[0], rounds.output[0] = conv.output[0], f"{name}/codes"
@@ -189,7 +194,7 @@ def _joined(
     reads.name = f"{name}/dequantize"
     reads.input[0], reads.output[0] = planes.output[0], f"{name}/values"
     conv.input[0] = reads.output[0]
-    fields["group"].i = sum(_number(part.conv, "group") for part in parts)
+    fields["group"].i = sum(groups_of(part.conv) for part in parts)
     return [*nodes, join, planes, reads]
 
 
@@ -200,22 +205,8 @@ def _in_planes(graph: onnx.GraphProto, x: str, made: str, axes: int) -> onnx.Nod
     return helper.make_node("Reshape", [x, shape.name], [made], f"{made}/reshape")
 
 
-def _sort(graph: onnx.GraphProto) -> None:
-    """Put the nodes into an order in which each reads what was made before."""
-    makers = {name: i for i, node in enumerate(graph.node) for name in node.output}
-    before = {
-        i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(graph.node)
-    }
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes[i] for i in TopologicalSorter(before).static_order())
-
-
-def _number(node: onnx.NodeProto, name: str) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), 1)
-
-
 def _depthwise(node: onnx.NodeProto, codes: Array) -> bool:
     """Whether each row reads one channel, and what is padded is written down."""
-    alone = codes.shape[1] == 1 and _number(node, "group") == len(codes)
-    return alone and all(a.s == b"NOTSET" for a in node.attribute if a.name == "auto_pad")
+    return is_depthwise(node, codes.shape) and all(
+        a.s == b"NOTSET" for a in node.attribute if a.name == "auto_pad"
+    )

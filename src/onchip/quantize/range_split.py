@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from onchip.graph.read import Model
+from onchip.graph.read import Model, groups_of, is_depthwise
 
 SINGLE = frozenset(
     {"Sigmoid", "Relu", "LeakyRelu", "HardSwish", "Clip", "Tanh", "MaxPool", "AveragePool"}
@@ -55,20 +55,11 @@ def _is_conv(node: onnx.NodeProto, model: Model) -> bool:
     return node.op_type == "Conv" and all(n in model.constants for n in node.input[1:] if n)
 
 
-def _group(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-
-
-def _is_depthwise(node: onnx.NodeProto, model: Model) -> bool:
-    weight = model.constants[node.input[1]]
-    return weight.shape[1] == 1 and len(weight) == _group(node) > 1
-
-
 def _chain(
     layer: onnx.NodeProto, model: Model, nodes: Sequence[tuple[onnx.NodeProto, list[str]]]
 ) -> Chain | None:
     """Follow a dense layer's channels until something mixes them; each node comes with its data."""
-    if _group(layer) != 1:
+    if groups_of(layer) != 1:
         return None
     outputs = {o.name for o in model.outputs}
     inside, members = {layer.output[0]}, {layer.name}
@@ -81,7 +72,7 @@ def _chain(
         if _is_single(node, model):
             members.add(node.name)
             inside.update(node.output)
-        elif _is_conv(node, model) and _group(node) == 1:
+        elif _is_conv(node, model) and groups_of(node) == 1:
             readers[node.name] = node.input[0]
         else:
             return None
@@ -99,7 +90,7 @@ def _is_single(node: onnx.NodeProto, model: Model) -> bool:
     if node.op_type == "Mul":
         return not any(n in model.constants for n in node.input)
     if _is_conv(node, model):
-        return _is_depthwise(node, model)
+        return is_depthwise(node, model.constants[node.input[1]].shape)
     return node.op_type in SINGLE
 
 

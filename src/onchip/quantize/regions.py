@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onchip.graph.read import Model
+from onchip.graph.read import Model, groups_of
 from onchip.quantize import activations
 from onchip.spec import HeadSpec, QuantSpec
 
@@ -83,7 +83,7 @@ def _layer(node: onnx.NodeProto, model: Model) -> Layer:
         members.append(readers[0].name)
         output, activation = readers[0].output[0], known
     depthwise = node.op_type == "Conv" and model.constants[node.input[1]].shape[1] == 1
-    depthwise = depthwise and next((a.i for a in node.attribute if a.name == "group"), 1) > 1
+    depthwise = depthwise and groups_of(node) > 1
     return Layer(
         node.name, node.op_type, node.input[0], raw, output, activation, tuple(members), depthwise
     )

@@ -24,7 +24,7 @@ from typing import Any
 import onnx
 
 from onchip.errors import InputError
-from onchip.graph.read import Model
+from onchip.graph.read import Model, is_depthwise
 
 BASE = "base_"
 ACTIVATION = "base_activation"
@@ -124,9 +124,7 @@ def _gate(model: Model, node: onnx.NodeProto) -> onnx.NodeProto | None:
 def _kind(model: Model, node: onnx.NodeProto) -> str:
     if node.op_type == "Conv":
         shape = model.shapes.get(node.input[1], ())
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        depthwise = groups > 1 and shape[:2] == (groups, 1)
-        return "base_dw" if depthwise else "base_conv"
+        return "base_dw" if is_depthwise(node, shape) else "base_conv"
     if node.op_type in ACTIVATIONS:
         return ACTIVATION
     return KINDS.get(node.op_type, node.op_type.lower())
